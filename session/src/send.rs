@@ -1,0 +1,391 @@
+//! The sending end of one stream: what was written, what may be sent, what must be kept for replay.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use trunkline_proto::{
+    code::Code,
+    framing::{self, END_MARK_BYTES},
+    message::{Accept, Credit},
+};
+
+use crate::Aborted;
+
+/// A shorter message is copied beside its neighbours, so that many small ones leave as one piece.
+const COALESCE_BELOW_BYTES: usize = 4 * 1024;
+
+/// What the driver is to send, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SendOutput {
+    /// The opening of the stream; always the first.
+    Open,
+    /// Bytes of the stream: the pieces given to [`SendHalf::poll_output`] hold them.
+    Data {
+        /// How many bytes precede them.
+        offset: u64,
+        /// The epoch they are sent in.
+        epoch: u32,
+        /// Whether they are the last.
+        fin: bool,
+    },
+    /// The application has bytes up to `wanted` and no credit for them.
+    Want {
+        /// The epoch.
+        epoch: u32,
+        /// An offset.
+        wanted: u64,
+    },
+    /// The stream ends here, by this side's wish. Nothing follows.
+    Abort(Aborted),
+}
+
+/// Why a message was not written. The stream is unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// No credit is left: try again after credit has arrived.
+    #[error("no credit is left")]
+    Blocked,
+    /// [`SendHalf::finish`] was called before.
+    #[error("the stream is finished")]
+    Finished,
+    /// The stream has ended.
+    #[error(transparent)]
+    Aborted(#[from] Aborted),
+}
+
+/// Whether the other application has consumed everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finished {
+    /// Not yet.
+    Pending,
+    /// Every message and the end mark.
+    Consumed,
+    /// The stream ended another way.
+    Aborted(Aborted),
+}
+
+#[derive(Debug)]
+enum State {
+    /// `Open` is to be sent, or was sent and not answered.
+    Opening { told: bool },
+    /// The consumer accepted.
+    Open,
+    /// All consumed, end mark included.
+    Consumed,
+    /// Ended; `told` is false while the other end is still to be told.
+    Aborted { why: Aborted, told: bool },
+}
+
+/// The sending end of one stream.
+///
+/// Invariants: `received <= sent <= written`; bytes are sent only up to `limit`, the end mark apart; what lies between
+/// `received` and `written` is held here and nowhere counted as delivered.
+#[derive(Debug)]
+pub struct SendHalf {
+    state: State,
+    epoch: u32,
+    /// Sent, and not yet held by the other process: kept so that the stream can be taken up again at `received`.
+    replay: VecDeque<Bytes>,
+    /// Written and not yet sent, older than `tail`.
+    unsent: VecDeque<Bytes>,
+    /// Small messages gathered since the last one that was not.
+    tail: BytesMut,
+    /// The other process holds this much. `replay` begins here.
+    received: u64,
+    /// The other application has consumed this much.
+    consumed: u64,
+    sent: u64,
+    written: u64,
+    limit: u64,
+    /// The application would write up to here, were there credit.
+    wanted: u64,
+    /// What the other side was last told of `wanted`.
+    wanted_told: u64,
+    /// Set by `finish`: how many bytes precede the end mark.
+    final_offset: Option<u64>,
+    fin_sent: bool,
+}
+
+impl Default for SendHalf {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SendHalf {
+    /// A stream that is to be opened.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            state: State::Opening { told: false },
+            epoch: 0,
+            replay: VecDeque::new(),
+            unsent: VecDeque::new(),
+            tail: BytesMut::new(),
+            received: 0,
+            consumed: 0,
+            sent: 0,
+            written: 0,
+            limit: 0,
+            wanted: 0,
+            wanted_told: 0,
+            final_offset: None,
+            fin_sent: false,
+        }
+    }
+
+    // The application's side.
+
+    /// Whether the consumer has answered: `None` while it has not.
+    ///
+    /// # Errors
+    /// How the stream ended, if it did.
+    pub fn accepted(&self) -> Option<Result<(), Aborted>> {
+        match &self.state {
+            State::Opening { .. } => None,
+            State::Open | State::Consumed => Some(Ok(())),
+            State::Aborted { why, .. } => Some(Err(why.clone())),
+        }
+    }
+
+    /// Takes a message of at most [`framing::MESSAGE_BYTES_LIMIT`] bytes, whole.
+    ///
+    /// It is taken as soon as one byte of it may be sent; what is beyond the limit waits here, so that one message may
+    /// reach beyond it. Without any credit nothing is taken, and the other side is told how much is wanted.
+    ///
+    /// # Errors
+    /// [`WriteError`]; the message was not taken, not in part.
+    pub fn write(&mut self, message: &Bytes) -> Result<(), WriteError> {
+        match &self.state {
+            State::Aborted { why, .. } => return Err(why.clone().into()),
+            _ if self.final_offset.is_some() => return Err(WriteError::Finished),
+            _ => {}
+        }
+        let encoded = (framing::length_bytes(message.len()) + message.len()) as u64;
+        if self.written >= self.limit {
+            self.wanted = self.wanted.max(self.written + encoded);
+            return Err(WriteError::Blocked);
+        }
+        framing::put_length(message.len(), &mut self.tail);
+        if message.len() < COALESCE_BELOW_BYTES {
+            self.tail.extend_from_slice(message);
+        } else {
+            self.seal();
+            self.unsent.push_back(message.clone());
+        }
+        self.written += encoded;
+        self.wanted = self.wanted.max(self.written);
+        Ok(())
+    }
+
+    /// Ends the stream cleanly: the end mark follows what was written. It needs no credit. Further calls do nothing.
+    pub fn finish(&mut self) {
+        if self.final_offset.is_none() && !matches!(self.state, State::Aborted { .. }) {
+            self.final_offset = Some(self.written);
+            framing::put_end_mark(self.written, &mut self.tail);
+            self.written += END_MARK_BYTES as u64;
+        }
+    }
+
+    /// Whether everything written has been consumed, after [`SendHalf::finish`].
+    #[must_use]
+    pub fn finished(&self) -> Finished {
+        match &self.state {
+            State::Consumed => Finished::Consumed,
+            State::Aborted { why, .. } => Finished::Aborted(why.clone()),
+            State::Opening { .. } | State::Open => Finished::Pending,
+        }
+    }
+
+    /// Gives the stream up. What was not sent never will be, and all memory is freed. A stream that has ended stays as
+    /// it ended.
+    pub fn abort(&mut self, code: Code, text: &str) {
+        if !self.is_over() {
+            let told = matches!(self.state, State::Opening { told: false });
+            self.end(
+                Aborted { code, offset: self.sent.min(self.final_offset.unwrap_or(u64::MAX)), text: text.to_owned() },
+                told,
+            );
+        }
+    }
+
+    /// Whether everything written has been handed to the driver.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.sent == self.written
+    }
+
+    /// Whether nothing more will be sent or told: the half may be dropped without a trace.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Consumed | State::Aborted { .. })
+    }
+
+    /// Whether a write would be taken now.
+    #[must_use]
+    pub fn has_credit(&self) -> bool {
+        self.written < self.limit
+    }
+
+    /// Bytes held here: for replay, or unsent.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> u64 {
+        if self.is_over() { 0 } else { self.written - self.received }
+    }
+
+    /// How far the other application is known to have consumed the stream, in bytes.
+    #[must_use]
+    pub fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// How many bytes of the stream have been written, lengths included.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    // The link's side.
+
+    /// The consumer took the stream.
+    pub fn handle_accept(&mut self, accept: &Accept) {
+        if matches!(self.state, State::Opening { .. }) {
+            self.state = State::Open;
+            self.limit = self.limit.max(accept.limit);
+        }
+    }
+
+    /// News of what the other side holds, has consumed and allows.
+    ///
+    /// Credit of another epoch is dropped. A count that contradicts what was sent ends the stream: the other side
+    /// speaks of a stream that this is not.
+    pub fn handle_credit(&mut self, credit: &Credit) {
+        if self.is_over() || credit.epoch != self.epoch {
+            return;
+        }
+        if credit.received > self.sent || credit.consumed > credit.received {
+            let text = format!("credit for {} received of {} sent", credit.received, self.sent);
+            self.abort(Code::Protocol, &text);
+            return;
+        }
+        self.consumed = self.consumed.max(credit.consumed);
+        self.limit = self.limit.max(credit.limit);
+        self.release(credit.received);
+        if credit.finished {
+            if !self.fin_sent {
+                self.abort(Code::Protocol, "the end was consumed before it was sent");
+                return;
+            }
+            self.state = State::Consumed;
+            self.free();
+        }
+    }
+
+    /// The other side, or a node between, ended the stream. `offset` is taken for consumed where more is known.
+    pub fn handle_abort(&mut self, code: Code, offset: u64, text: String) {
+        if !self.is_over() {
+            let offset = self.consumed.max(offset.min(self.sent));
+            self.end(Aborted { code, offset, text }, true);
+        }
+    }
+
+    /// What is to be sent next; `Data` of at most `bytes_max` bytes, whose pieces are appended to `pieces`.
+    pub fn poll_output(&mut self, bytes_max: usize, pieces: &mut Vec<Bytes>) -> Option<SendOutput> {
+        match &mut self.state {
+            State::Opening { told } => {
+                let first = !std::mem::replace(told, true);
+                return first.then_some(SendOutput::Open);
+            }
+            State::Aborted { why, told } => {
+                let first = !std::mem::replace(told, true);
+                return first.then(|| SendOutput::Abort(why.clone()));
+            }
+            State::Consumed => return None,
+            State::Open => {}
+        }
+        if let Some(data) = self.poll_data(bytes_max, pieces) {
+            return Some(data);
+        }
+        if self.wanted > self.limit && self.wanted > self.wanted_told {
+            self.wanted_told = self.wanted;
+            return Some(SendOutput::Want { epoch: self.epoch, wanted: self.wanted });
+        }
+        None
+    }
+
+    /// Whether [`SendHalf::poll_output`] would return something.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        match &self.state {
+            State::Opening { told } | State::Aborted { told, .. } => !told,
+            State::Consumed => false,
+            State::Open => self.sendable() > 0 || (self.wanted > self.limit && self.wanted > self.wanted_told),
+        }
+    }
+
+    /// Bytes that may be sent now. The end mark follows for free once everything before it may be sent.
+    fn sendable(&self) -> u64 {
+        let allowed = match self.final_offset {
+            Some(final_offset) if final_offset <= self.limit => self.written,
+            _ => self.written.min(self.limit),
+        };
+        allowed.saturating_sub(self.sent)
+    }
+
+    fn poll_data(&mut self, bytes_max: usize, pieces: &mut Vec<Bytes>) -> Option<SendOutput> {
+        let length = self.sendable().min(bytes_max as u64);
+        if length == 0 {
+            return None;
+        }
+        let offset = self.sent;
+        let mut left = usize::try_from(length).unwrap_or(bytes_max);
+        while left > 0 {
+            if self.unsent.is_empty() {
+                self.seal();
+            }
+            let Some(front) = self.unsent.front_mut() else { break };
+            let piece = if front.len() > left { front.split_to(left) } else { std::mem::take(front) };
+            if front.is_empty() {
+                self.unsent.pop_front();
+            }
+            left -= piece.len();
+            self.sent += piece.len() as u64;
+            self.replay.push_back(piece.clone());
+            pieces.push(piece);
+        }
+        self.fin_sent = self.final_offset.is_some() && self.sent == self.written;
+        Some(SendOutput::Data { offset, epoch: self.epoch, fin: self.fin_sent })
+    }
+
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.unsent.push_back(self.tail.split().freeze());
+        }
+    }
+
+    /// The other process holds everything before `received`: forget it.
+    fn release(&mut self, received: u64) {
+        while self.received < received {
+            let Some(front) = self.replay.front_mut() else { break };
+            let held = usize::try_from(received - self.received).unwrap_or(usize::MAX);
+            if front.len() > held {
+                bytes::Buf::advance(front, held);
+                self.received = received;
+            } else {
+                self.received += front.len() as u64;
+                self.replay.pop_front();
+            }
+        }
+    }
+
+    fn end(&mut self, why: Aborted, told: bool) {
+        self.state = State::Aborted { why, told };
+        self.free();
+    }
+
+    fn free(&mut self) {
+        self.replay = VecDeque::new();
+        self.unsent = VecDeque::new();
+        self.tail = BytesMut::new();
+    }
+}
