@@ -120,7 +120,7 @@ mod tests {
             while !outgoing.is_empty() {
                 let mut slices = [IoSlice::new(&[]); 3];
                 let filled = outgoing.io_slices(&mut slices);
-                let offered: Vec<u8> = slices[..filled].concat();
+                let offered: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect();
                 let took = offered.len().min(*writes.next().unwrap());
                 decoder.buffer().extend_from_slice(&offered[..took]);
                 outgoing.advance(took);
