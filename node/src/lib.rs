@@ -1,1 +1,36 @@
-//! Under construction.
+//! The node of a Trunkline cluster: one per machine, between its processes and its peers.
+//!
+//! ```text
+//!  processes ─── link/ ──┐                        ┌── trunk/ ─── peers
+//!               (a unix  ├── relay.rs: a stream ──┤  (one QUIC connection each)
+//!                socket) │   in transit           │
+//!                        └── outlet.rs: what waits for one connection's one writer ──┘
+//! ```
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`config`] | the configuration file, and what is wrong with it |
+//! | `node` | the composition root: start, open, bind, drain |
+//! | `relay` | one stream in transit, and the table of all of them |
+//! | `outlet`, `schedule` | what waits to be written to one connection, and whose turn it is |
+//! | `bindings` | consumer names, and opens that wait for one |
+//! | `link` | attached processes |
+//! | `trunk` | peers: who dials, the writer, the readers |
+//! | `admin`, `status` | what an operator can ask |
+//! | `refusals` | refusals in plain words, once each |
+//!
+//! Everything runs on one thread, in a [`tokio::task::LocalSet`]: docs/adr/0003 says why.
+
+mod admin;
+mod bindings;
+pub mod config;
+mod link;
+mod node;
+mod outlet;
+mod refusals;
+mod relay;
+mod schedule;
+mod status;
+mod trunk;
+
+pub use node::{NodeError, run};

@@ -1,0 +1,181 @@
+//! Which consumer names are bound on this node, and which opens wait for one: a plain table, no clock, no I/O.
+//!
+//! Parallel programs start in any order, so an open whose consumer is not there yet is parked. The table of parked
+//! opens is bounded; who parks them sees to it that they expire.
+
+use std::collections::{BTreeMap, HashMap};
+
+use trunkline_proto::{
+    code::Code,
+    id::{ConsumerName, JobName, RunId},
+};
+
+/// A consumer's name on this node. The run is no part of it: two runs of one job must not both own the name.
+type Name = (JobName, ConsumerName);
+
+/// Who holds a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Binding {
+    /// The process, by its attachment's number.
+    pub(crate) process: u64,
+    /// The bind's id on that process's link.
+    pub(crate) bind: u64,
+    /// The run that the process belongs to.
+    pub(crate) run: RunId,
+}
+
+/// Why a bind or an open is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
+    pub(crate) text: String,
+}
+
+/// What becomes of an open.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// Offer it to this binding.
+    Offer(Binding),
+    /// It waits in the table.
+    Parked,
+    /// It can't be.
+    Refused(Refusal),
+}
+
+/// Bound names and parked opens `T`, which are told apart by numbers of the caller's.
+#[derive(Debug)]
+pub(crate) struct Bindings<T> {
+    bound: HashMap<Name, Binding>,
+    parked: HashMap<Name, BTreeMap<u64, (RunId, T)>>,
+    parked_count: usize,
+    parked_max: usize,
+}
+
+impl<T> Bindings<T> {
+    pub(crate) fn new(parked_max: usize) -> Self {
+        Self { bound: HashMap::new(), parked: HashMap::new(), parked_count: 0, parked_max }
+    }
+
+    /// Binds a name, and returns the opens that waited for it: each with the refusal that its run earns it, if any.
+    pub(crate) fn bind(&mut self, name: Name, binding: Binding) -> Result<Vec<(T, Option<Refusal>)>, Refusal> {
+        if let Some(holder) = self.bound.get(&name) {
+            let text = format!("{}/{} is bound already, by run {}", name.0, name.1, holder.run);
+            return Err(Refusal { code: Code::AlreadyBound, text });
+        }
+        let waited = self.parked.remove(&name).unwrap_or_default();
+        self.parked_count -= waited.len();
+        let waited =
+            waited.into_values().map(|(run, open)| (open, Self::mismatch(&name, &binding.run, &run))).collect();
+        self.bound.insert(name, binding);
+        Ok(waited)
+    }
+
+    /// Frees a name, if this bind of this process holds it.
+    pub(crate) fn unbind(&mut self, name: &Name, process: u64, bind: u64) {
+        if self.bound.get(name).is_some_and(|holder| holder.process == process && holder.bind == bind) {
+            self.bound.remove(name);
+        }
+    }
+
+    /// An open for `name`, under a number of the caller's; `open` makes what is kept if it must wait.
+    pub(crate) fn admit(&mut self, name: &Name, run: &RunId, number: u64, open: impl FnOnce() -> T) -> Admission {
+        if let Some(holder) = self.bound.get(name) {
+            return match Self::mismatch(name, &holder.run, run) {
+                Some(refusal) => Admission::Refused(refusal),
+                None => Admission::Offer(holder.clone()),
+            };
+        }
+        if self.parked_count >= self.parked_max {
+            let text = format!("{} opens wait for their consumers already, the most this node parks", self.parked_max);
+            return Admission::Refused(Refusal { code: Code::Busy, text });
+        }
+        self.parked.entry(name.clone()).or_default().insert(number, (run.clone(), open()));
+        self.parked_count += 1;
+        Admission::Parked
+    }
+
+    /// Takes a parked open out of the table: it expired, or was withdrawn.
+    pub(crate) fn remove_parked(&mut self, name: &Name, number: u64) -> Option<T> {
+        let waiting = self.parked.get_mut(name)?;
+        let (_, open) = waiting.remove(&number)?;
+        if waiting.is_empty() {
+            self.parked.remove(name);
+        }
+        self.parked_count -= 1;
+        Some(open)
+    }
+
+    /// The parked opens, in no particular order.
+    pub(crate) fn parked(&self) -> impl Iterator<Item = &T> {
+        self.parked.values().flat_map(|waiting| waiting.values().map(|(_, open)| open))
+    }
+
+    fn mismatch(name: &Name, bound: &RunId, asked: &RunId) -> Option<Refusal> {
+        (bound != asked).then(|| Refusal {
+            code: Code::RunMismatch,
+            text: format!("{}/{} belongs to run {bound}, and run {asked} was asked for", name.0, name.1),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(consumer: &str) -> Name {
+        ("job".parse().unwrap(), consumer.parse().unwrap())
+    }
+
+    fn run(text: &str) -> RunId {
+        text.parse().unwrap()
+    }
+
+    fn binding(process: u64, run_id: &str) -> Binding {
+        Binding { process, bind: 1, run: run(run_id) }
+    }
+
+    #[test]
+    fn an_open_waits_for_its_consumer_and_is_offered_once() {
+        let mut bindings = Bindings::new(8);
+        assert_eq!(bindings.admit(&name("c"), &run("1"), 7, || "early"), Admission::Parked);
+        assert_eq!(bindings.bind(name("c"), binding(1, "1")), Ok(vec![("early", None)]));
+        assert_eq!(bindings.admit(&name("c"), &run("1"), 8, || "late"), Admission::Offer(binding(1, "1")));
+        assert_eq!(bindings.parked().count(), 0);
+    }
+
+    #[test]
+    fn a_parked_open_of_another_run_is_refused_when_the_name_is_bound() {
+        let mut bindings = Bindings::new(8);
+        bindings.admit(&name("c"), &run("old"), 7, || "stale");
+        let waited = bindings.bind(name("c"), binding(1, "new")).unwrap();
+        assert_eq!(waited[0].1.as_ref().map(|refusal| refusal.code), Some(Code::RunMismatch));
+        let Admission::Refused(refusal) = bindings.admit(&name("c"), &run("old"), 8, || "stale") else { panic!() };
+        assert_eq!(refusal.text, "job/c belongs to run new, and run old was asked for");
+    }
+
+    #[test]
+    fn a_name_has_one_holder_and_only_its_holder_frees_it() {
+        let mut bindings = Bindings::<()>::new(8);
+        bindings.bind(name("c"), binding(1, "1")).unwrap();
+        assert_eq!(bindings.bind(name("c"), binding(2, "2")).unwrap_err().code, Code::AlreadyBound);
+        bindings.unbind(&name("c"), 2, 1);
+        assert!(bindings.bind(name("c"), binding(2, "2")).is_err(), "a stranger freed the name");
+        bindings.unbind(&name("c"), 1, 1);
+        bindings.bind(name("c"), binding(2, "2")).unwrap();
+    }
+
+    #[test]
+    fn the_table_of_parked_opens_is_bounded_and_empties() {
+        let mut bindings = Bindings::new(3);
+        for number in 0..3 {
+            assert_eq!(bindings.admit(&name("c"), &run("1"), number, || number), Admission::Parked);
+        }
+        let Admission::Refused(refusal) = bindings.admit(&name("d"), &run("1"), 3, || 3) else { panic!() };
+        assert_eq!(refusal.code, Code::Busy);
+        for number in 0..3 {
+            assert_eq!(bindings.remove_parked(&name("c"), number), Some(number));
+            assert_eq!(bindings.remove_parked(&name("c"), number), None);
+        }
+        assert_eq!(bindings.admit(&name("d"), &run("1"), 3, || 3), Admission::Parked);
+    }
+}

@@ -1,0 +1,446 @@
+//! One attached process: its link is read and written here, by two loops of which neither waits for a stream.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    io::{self, IoSlice},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
+};
+use tracing::{debug, warn};
+use trunkline_proto::{
+    code::Code,
+    frame::{DATA_BYTES_MAX, DataHeader, Decoder, Frame},
+    id::{ConsumerName, JobId},
+    message::{Abort, Accept, Bind, Bound, Incoming, LinkHello, Open, Refused},
+    outgoing::Outgoing,
+    version::{Offer, SOFTWARE},
+};
+
+use super::credentials::{Denied, Peer};
+use crate::{
+    node::Node,
+    outlet::{Next, Outlet},
+    relay::{End, Relay, Side},
+};
+
+/// What a link holds encoded and unwritten. More would only make control wait behind data.
+const OUTGOING_BYTES_MAX: usize = 256 * 1024;
+/// What is read of one link before others get their turn.
+const READ_BYTES: usize = 256 * 1024;
+/// Pieces of one vectored write.
+const SLICES: usize = 64;
+/// How long a process may take to read why it is cut off.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// The most that one stream sends in one frame.
+const FRAME_BYTES: usize = DATA_BYTES_MAX;
+
+/// A consumer that a process has bound.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalBind {
+    pub(crate) job: JobId,
+    pub(crate) consumer: ConsumerName,
+}
+
+/// One attached process.
+pub(crate) struct Process {
+    /// Counts attachments since the node started.
+    pub(crate) number: u64,
+    pub(crate) peer: Peer,
+    pub(crate) software: String,
+    /// What the process said; it decides nothing.
+    pub(crate) pid: u32,
+    pub(crate) since: Instant,
+    pub(crate) outlet: Rc<Outlet>,
+    binds: RefCell<BTreeMap<u64, LocalBind>>,
+    /// The next stream id that this node chooses on this link: odd.
+    next_stream: Cell<u64>,
+    /// The last stream id that the process chose: even.
+    last_opened: Cell<u64>,
+}
+
+/// Why a link cannot go on. The process is told, and cut off.
+#[derive(Debug)]
+struct Fault {
+    code: Code,
+    text: String,
+}
+
+impl Fault {
+    fn protocol(text: impl Into<String>) -> Self {
+        Self { code: Code::Protocol, text: text.into() }
+    }
+}
+
+impl Process {
+    /// Offers a stream to one of this process's binds.
+    pub(crate) fn offer(&self, relay: &Rc<Relay>, bind: u64) {
+        let stream = self.next_stream.get();
+        self.next_stream.set(stream + 2);
+        relay.connect_down(&self.outlet, Some(stream), bind);
+    }
+
+    /// The binds, by id.
+    pub(crate) fn binds(&self) -> Vec<LocalBind> {
+        self.binds.borrow().values().cloned().collect()
+    }
+}
+
+/// Serves one connection on the local socket until it ends.
+pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied: Option<Denied>) {
+    let (mut reader, writer) = stream.into_split();
+    let mut decoder = Decoder::default();
+    let greeting = async {
+        if let Some(denied) = denied {
+            return Err(Fault { code: Code::Forbidden, text: denied.to_string() });
+        }
+        let hello = timeout(node.config.limits.hello_timeout, read_hello(&mut reader, &mut decoder)).await;
+        let hello = hello.map_err(|_| Fault::protocol("no HELLO came in time"))??;
+        Offer::ours().agree(&hello.offer).map_err(|error| Fault { code: Code::Version, text: error.to_string() })?;
+        Ok(hello)
+    };
+    let hello = match greeting.await {
+        Ok(hello) => hello,
+        Err(fault) => {
+            // Who says nothing at all was only looking whether somebody serves.
+            if fault.code != Code::Closed {
+                node.refusals.warn(&format!("refused a process of uid {}", peer.uid), &fault.text);
+                farewell(&writer, &fault).await;
+            }
+            return;
+        }
+    };
+    let process = match node.attach(|number| {
+        Rc::new(Process {
+            number,
+            peer,
+            software: hello.software,
+            pid: hello.pid,
+            since: Instant::now(),
+            outlet: Rc::default(),
+            binds: RefCell::default(),
+            next_stream: Cell::new(1),
+            last_opened: Cell::new(0),
+        })
+    }) {
+        Ok(process) => process,
+        Err(refusal) => {
+            warn!("refused a process of uid {}: {}", peer.uid, refusal.text);
+            farewell(&writer, &Fault { code: refusal.code, text: refusal.text }).await;
+            return;
+        }
+    };
+    debug!("process {} ({}, uid {}) attached", process.number, process.software, peer.uid);
+    process.outlet.push_frame(LinkHello {
+        offer: Offer::ours(),
+        software: SOFTWARE.to_owned(),
+        cluster: node.cluster.to_string(),
+        node: Some(node.id.clone()),
+        pid: 0,
+    });
+    let ended = tokio::select! {
+        ended = read(&node, &process, &mut reader, &mut decoder) => ended,
+        // Nobody reads the link any more. What the process said before it went must still be read.
+        () = write(&process, &writer) => unreachable!("the writer waits for the reader to end"),
+    };
+    if let Err(fault) = &ended {
+        node.refusals
+            .warn(&format!("cut off process {} ({}, uid {})", process.number, process.software, peer.uid), &fault.text);
+    }
+    detach(&node, &process);
+    if let Err(fault) = ended {
+        farewell(&writer, &fault).await;
+    }
+}
+
+/// Ends everything that the process was part of.
+fn detach(node: &Node, process: &Process) {
+    for (id, bind) in process.binds.take() {
+        node.bindings.borrow_mut().unbind(&(bind.job.name, bind.consumer), process.number, id);
+    }
+    let relays = process.outlet.close();
+    let unfinished = relays.len();
+    for relay in relays {
+        let up = relay.end(Side::Up).is_some_and(|end| Rc::ptr_eq(&end.outlet, &process.outlet));
+        let down = relay.end(Side::Down).is_some_and(|end| Rc::ptr_eq(&end.outlet, &process.outlet));
+        let open = &relay.open;
+        if up {
+            relay.lost(Side::Up, Code::ProducerGone, &format!("the process of producer {} is gone", open.producer));
+        }
+        if down {
+            relay.lost(Side::Down, Code::ConsumerGone, &format!("the process of consumer {} is gone", open.consumer));
+        }
+    }
+    node.detach(process.number);
+    debug!("process {} ({}) detached, {unfinished} streams unfinished", process.number, process.software);
+}
+
+/// Says why, and gives the process a moment to read it.
+async fn farewell(writer: &OwnedWriteHalf, fault: &Fault) {
+    let mut outgoing = Outgoing::default();
+    outgoing.push(&Refused { bind: 0, code: fault.code, text: fault.text.clone() }.into());
+    // A process that does not listen loses nothing but the reason.
+    let _ = timeout(FAREWELL, write_all(writer, &mut outgoing)).await;
+}
+
+async fn read_hello(reader: &mut OwnedReadHalf, decoder: &mut Decoder) -> Result<LinkHello, Fault> {
+    loop {
+        match decoder.next().map_err(|error| Fault::protocol(error.to_string()))? {
+            Some(Frame::LinkHello(hello)) => return Ok(hello),
+            Some(_) => return Err(Fault::protocol("the first frame was no HELLO")),
+            None => {}
+        }
+        if !fill(reader, decoder).await {
+            return Err(Fault { code: Code::Closed, text: "the connection ended before its HELLO".to_owned() });
+        }
+    }
+}
+
+/// Waits for bytes and reads what is there; false at the end of the connection.
+async fn fill(reader: &OwnedReadHalf, decoder: &mut Decoder) -> bool {
+    loop {
+        if reader.readable().await.is_err() {
+            return false;
+        }
+        let buffer = decoder.buffer();
+        buffer.reserve(READ_BYTES);
+        match reader.try_read_buf(buffer) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+async fn read(
+    node: &Rc<Node>,
+    process: &Rc<Process>,
+    reader: &mut OwnedReadHalf,
+    decoder: &mut Decoder,
+) -> Result<(), Fault> {
+    loop {
+        while let Some(frame) = decoder.next().map_err(|error| Fault::protocol(error.to_string()))? {
+            handle(node, process, frame)?;
+        }
+        if !fill(reader, decoder).await {
+            return Ok(());
+        }
+    }
+}
+
+fn handle(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), Fault> {
+    let outlet = &process.outlet;
+    match frame {
+        Frame::Data(DataHeader { stream, offset, epoch, fin }, payload) => {
+            if let Some(relay) = outlet.stream(stream)
+                && from_producer(stream)?
+                && epoch == relay.open.epoch
+            {
+                relay.data(offset, payload, fin);
+            }
+        }
+        Frame::Credit(credit) => {
+            if let Some(relay) = outlet.stream(credit.stream)
+                && from_consumer(credit.stream)?
+            {
+                relay.credit(&credit);
+            }
+        }
+        Frame::Want(want) => {
+            if let Some(relay) = outlet.stream(want.stream)
+                && from_producer(want.stream)?
+            {
+                relay.want(&want);
+            }
+        }
+        Frame::Open(open) => handle_open(node, process, open)?,
+        Frame::Accept(accept) => {
+            if let Some(relay) = outlet.stream(accept.stream)
+                && from_consumer(accept.stream)?
+            {
+                relay.accept(&accept);
+            }
+        }
+        Frame::Abort(Abort { stream, code, offset, text }) => {
+            if let Some(relay) = outlet.stream(stream) {
+                let side = if is_producers(stream) { Side::Up } else { Side::Down };
+                relay.abort(side, code, offset, &text);
+            }
+        }
+        Frame::Bind(bind) => handle_bind(node, process, bind),
+        Frame::Unbind(unbind) => {
+            if let Some(bind) = process.binds.borrow_mut().remove(&unbind.bind) {
+                let name = (bind.job.name, bind.consumer);
+                node.bindings.borrow_mut().unbind(&name, process.number, unbind.bind);
+            }
+        }
+        Frame::Resume(resume) => {
+            let text = "this version does not resume streams".to_owned();
+            let abort = Abort { stream: resume.open.stream, code: Code::Unsupported, offset: 0, text };
+            outlet.push_frame(abort);
+        }
+        Frame::LinkHello(_)
+        | Frame::TrunkHello(_)
+        | Frame::Drain(_)
+        | Frame::Bound(_)
+        | Frame::Refused(_)
+        | Frame::Incoming(_)
+        | Frame::Resumed(_)
+        | Frame::Reclaim(_)
+        | Frame::Limit(_)
+        | Frame::Consumed(_)
+        | Frame::ConsumedAck(_) => return Err(Fault::protocol("a frame that a process does not send")),
+    }
+    Ok(())
+}
+
+/// Even ids were chosen by the process, for streams that it sends.
+const fn is_producers(stream: u64) -> bool {
+    stream.is_multiple_of(2)
+}
+
+fn from_producer(stream: u64) -> Result<bool, Fault> {
+    if is_producers(stream) { Ok(true) } else { Err(Fault::protocol("a producer's frame on a stream it receives")) }
+}
+
+fn from_consumer(stream: u64) -> Result<bool, Fault> {
+    if is_producers(stream) { Err(Fault::protocol("a consumer's frame on a stream it sends")) } else { Ok(true) }
+}
+
+fn handle_open(node: &Rc<Node>, process: &Rc<Process>, mut open: Open) -> Result<(), Fault> {
+    let stream = open.stream;
+    if !is_producers(stream) || stream <= process.last_opened.get() {
+        return Err(Fault::protocol(format!("stream id {stream} is odd, or was used before")));
+    }
+    process.last_opened.set(stream);
+    open.producer_node = Some(node.id.clone());
+    let up = End { outlet: Rc::clone(&process.outlet), stream: Some(stream) };
+    node.open(open, up, Some(node.config.limits.ingress_stream_bytes));
+    Ok(())
+}
+
+fn handle_bind(node: &Rc<Node>, process: &Rc<Process>, bind: Bind) {
+    let id = bind.bind;
+    let outlet = &process.outlet;
+    let refuse = |code, text| outlet.push_frame(Refused { bind: id, code, text });
+    let max = node.config.limits.binds_per_process_max;
+    if process.binds.borrow().contains_key(&id) || id == 0 {
+        refuse(Code::Protocol, format!("bind id {id} is taken"));
+    } else if process.binds.borrow().len() >= max {
+        refuse(Code::Busy, format!("this process has {max} binds, the most that this node allows"));
+    } else {
+        let local = LocalBind { job: bind.job, consumer: bind.consumer };
+        match node.bind(process, id, &local) {
+            Ok(waited) => {
+                process.binds.borrow_mut().insert(id, local);
+                outlet.push_frame(Bound { bind: id });
+                for relay in waited {
+                    process.offer(&relay, id);
+                }
+            }
+            Err(refusal) => {
+                refuse(refusal.code, refusal.text);
+            }
+        }
+    }
+}
+
+/// Writes what the outlet has, until it is dropped. Does not end when nobody reads: the reader sees the end first.
+async fn write(process: &Rc<Process>, writer: &OwnedWriteHalf) {
+    let outlet = &process.outlet;
+    let mut outgoing = Outgoing::default();
+    loop {
+        while outgoing.len() < OUTGOING_BYTES_MAX {
+            let Some(next) = outlet.next() else { break };
+            encode(process, next, &mut outgoing);
+        }
+        if outgoing.is_empty() {
+            outlet.changed().await;
+        } else if write_some(writer, &mut outgoing).await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+fn encode(process: &Rc<Process>, next: Next, outgoing: &mut Outgoing) {
+    match next {
+        Next::Frame(frame) => outgoing.push(&frame),
+        Next::News(relay, Side::Up) => encode_up(&relay, outgoing),
+        Next::News(relay, Side::Down) => encode_down(process, &relay, outgoing),
+        Next::Data(relay, quantum) => {
+            let Some(mut taken) = relay.take_data(quantum.min(FRAME_BYTES)) else { return };
+            let stream = relay.end(Side::Down).and_then(|end| end.stream).unwrap_or_default();
+            let header = DataHeader { stream, offset: taken.offset, epoch: relay.open.epoch, fin: taken.fin };
+            outgoing.push_data(&header, &mut taken.pieces);
+            let more = relay.passed();
+            process.outlet.served(&relay, taken.bytes, more);
+        }
+    }
+}
+
+fn encode_up(relay: &Relay, outgoing: &mut Outgoing) {
+    let stream = relay.end(Side::Up).and_then(|end| end.stream).unwrap_or_default();
+    let news = relay.take_up();
+    if let Some(accept) = news.accept {
+        outgoing.push(&Accept { stream, ..accept }.into());
+    }
+    if let Some(credit) = news.credit {
+        outgoing.push(&credit.into());
+    }
+    if let Some(abort) = news.abort {
+        outgoing.push(&Abort { stream, ..abort }.into());
+    }
+}
+
+fn encode_down(process: &Process, relay: &Rc<Relay>, outgoing: &mut Outgoing) {
+    let stream = relay.end(Side::Down).and_then(|end| end.stream).unwrap_or_default();
+    let news = relay.take_down();
+    if let Some(bind) = news.open {
+        if !process.binds.borrow().contains_key(&bind) {
+            // Unbound between the offer and now.
+            let name = format!("{}/{}", relay.open.job.name, relay.open.consumer);
+            relay.lost(Side::Down, Code::ConsumerClosed, &format!("consumer {name} was closed"));
+            return;
+        }
+        outgoing.push(&Incoming { bind, open: Open { stream, ..relay.open.clone() } }.into());
+    }
+    if let Some(want) = news.want {
+        outgoing.push(&want.into());
+    }
+    if let Some(abort) = news.abort {
+        outgoing.push(&Abort { stream, ..abort }.into());
+    }
+}
+
+async fn write_some(writer: &OwnedWriteHalf, outgoing: &mut Outgoing) -> io::Result<()> {
+    loop {
+        writer.writable().await?;
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let filled = outgoing.io_slices(&mut slices);
+        match writer.try_write_vectored(&slices[..filled]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                outgoing.advance(written);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn write_all(writer: &OwnedWriteHalf, outgoing: &mut Outgoing) -> io::Result<()> {
+    while !outgoing.is_empty() {
+        write_some(writer, outgoing).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! The composition root: what a node is made of, and how it starts and stops.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_local,
+    time::{sleep, timeout},
+};
+use tracing::{error, info, warn};
+use trunkline_certs::Identity;
+use trunkline_proto::{
+    code::Code,
+    id::{ClusterName, NodeId},
+    message::{Drain, Open},
+};
+
+use crate::{
+    admin::{self, StatusQuestion},
+    bindings::{Admission, Binding, Bindings, Refusal},
+    config::NodeConfig,
+    link::{
+        self,
+        credentials::{AccountError, Allowed},
+        process::{LocalBind, Process},
+        socket::{SocketError, bind_unix},
+    },
+    refusals::Refusals,
+    relay::{End, Relay, Relays},
+    status,
+    trunk::{self, Trunks, endpoint::EndpointError},
+};
+
+/// Any user may knock: the socket's folder keeps strangers out, and the node asks the kernel who it is.
+const LOCAL_SOCKET_MODE: u32 = 0o666;
+/// The admin socket is its owner's alone.
+const ADMIN_SOCKET_MODE: u32 = 0o600;
+/// Questions to the node that may wait.
+const QUESTIONS_MAX: usize = 16;
+/// After the drain's deadline, how long the last words to processes and peers may take.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Why a node did not start. Nothing was left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The UDP socket or QUIC could not be set up.
+    #[error("{0}")]
+    Endpoint(String),
+    /// The local or admin socket could not be bound.
+    #[error("{0}")]
+    Socket(String),
+    /// A user or group of the configuration is unknown.
+    #[error("{0}")]
+    Account(String),
+    /// This node stands in its own list of peers.
+    #[error("{0} stands among its own [[peer]]s; remove that entry")]
+    OwnPeer(NodeId),
+    /// The system gave no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(String),
+}
+
+impl From<EndpointError> for NodeError {
+    fn from(error: EndpointError) -> Self {
+        Self::Endpoint(error.to_string())
+    }
+}
+
+impl From<SocketError> for NodeError {
+    fn from(error: SocketError) -> Self {
+        Self::Socket(error.to_string())
+    }
+}
+
+impl From<AccountError> for NodeError {
+    fn from(error: AccountError) -> Self {
+        Self::Account(error.to_string())
+    }
+}
+
+/// A running node. Everything in it lives on one thread.
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) cluster: ClusterName,
+    pub(crate) identity: Identity,
+    pub(crate) config: NodeConfig,
+    pub(crate) trunks: Trunks,
+    pub(crate) relays: Rc<Relays>,
+    pub(crate) bindings: RefCell<Bindings<Parked>>,
+    pub(crate) processes: RefCell<BTreeMap<u64, Rc<Process>>>,
+    pub(crate) refusals: Refusals,
+    pub(crate) started: Instant,
+    attachments: Cell<u64>,
+    draining: watch::Sender<bool>,
+    random: Cell<u64>,
+}
+
+/// An open that waits for its consumer to be bound.
+pub(crate) struct Parked {
+    pub(crate) relay: Rc<Relay>,
+    pub(crate) since: Instant,
+}
+
+/// Runs a node until `stop`, then drains it: it takes nothing new, tells its processes and peers, and lets streams end by
+/// themselves until `drain_timeout`.
+///
+/// Must run in a [`tokio::task::LocalSet`] on a current-thread runtime with I/O and time enabled.
+///
+/// # Errors
+/// [`NodeError`] when it cannot start.
+///
+/// # Cancel safety
+/// Dropped, the node is gone without a word, as if it had been killed.
+pub async fn run(config: NodeConfig, identity: Identity, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    if config.peers.iter().any(|peer| &peer.id == identity.node_id()) {
+        return Err(NodeError::OwnPeer(identity.node_id().clone()));
+    }
+    let allowed = Allowed::to_attach(&config.local)?;
+    let seed = getrandom::u64().map_err(|error| NodeError::Random(error.to_string()))?;
+    // The sockets first: a second daemon must fail before it disturbs the first.
+    let local = bind_unix(&config.local.socket, LOCAL_SOCKET_MODE)?;
+    let admin = match &config.admin {
+        Some(admin) => Some(bind_unix(&admin.socket, ADMIN_SOCKET_MODE)?),
+        None => None,
+    };
+    let trunks = Trunks::new(&config, &identity, seed)?;
+    let (draining, is_draining) = watch::channel(false);
+    let node = Rc::new(Node {
+        id: identity.node_id().clone(),
+        cluster: identity.cluster().clone(),
+        trunks,
+        relays: Rc::default(),
+        bindings: RefCell::new(Bindings::new(config.limits.parked_opens_max)),
+        processes: RefCell::default(),
+        refusals: Refusals::default(),
+        started: Instant::now(),
+        attachments: Cell::new(0),
+        draining,
+        random: Cell::new(seed | 1),
+        identity,
+        config,
+    });
+    node.announce();
+
+    let trunks = spawn_local(trunk::serve(Rc::clone(&node)));
+    let links = spawn_local(link::serve(Rc::clone(&node), local, allowed));
+    let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+    let answers = spawn_local(answer(Rc::clone(&node), asked));
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let admin = admin.map(|socket| {
+        spawn_local(async move {
+            let stopped = async { stopped.await.unwrap_or_default() };
+            if let Err(error) = admin::serve(socket, questions, is_draining, stopped).await {
+                error!("{error}");
+            }
+        })
+    });
+
+    stop.await;
+    node.drain().await;
+    links.abort();
+    trunks.abort();
+    // The answer is nobody's when there is no admin socket.
+    let _ = stopping.send(());
+    if let Some(admin) = admin {
+        let _ = admin.await;
+    }
+    answers.abort();
+    node.trunks.close().await;
+    info!("{} has stopped", node.id);
+    Ok(())
+}
+
+async fn answer(node: Rc<Node>, mut asked: mpsc::Receiver<StatusQuestion>) {
+    while let Some(question) = asked.recv().await {
+        // Who asked may have gone.
+        let _ = question.send(status::of(&node));
+    }
+}
+
+impl Node {
+    fn announce(&self) {
+        let listen = self.trunks.local_address().map_or_else(|_| "?".to_owned(), |address| address.to_string());
+        let socket = self.config.local.socket.display();
+        info!("{} of cluster {} listens on UDP {listen} and on {socket}", self.id, self.cluster);
+        let left = self.identity.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+        if left < Duration::from_secs(30 * 86_400) {
+            warn!(
+                "the certificate of {} expires on {}: renew it",
+                self.id,
+                trunkline_certs::date(self.identity.not_after())
+            );
+        }
+    }
+
+    /// Whether the node takes nothing new any more.
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// A number in 0..1 that spreads what must not happen in step (xorshift64, seeded at the start).
+    pub(crate) fn random_fraction(&self) -> f64 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        #[expect(clippy::cast_precision_loss, reason = "53 bits are kept")]
+        let fraction = (x >> 11) as f64 / (1_u64 << 53) as f64;
+        fraction
+    }
+
+    /// A process has said HELLO.
+    pub(crate) fn attach(&self, make: impl FnOnce(u64) -> Rc<Process>) -> Result<Rc<Process>, Refusal> {
+        let max = self.config.limits.processes_max;
+        if self.is_draining() {
+            return Err(Refusal { code: Code::Draining, text: format!("{} is shutting down", self.id) });
+        }
+        if self.processes.borrow().len() >= max {
+            let text = format!("{max} processes are attached, the most that {} allows (`processes_max`)", self.id);
+            return Err(Refusal { code: Code::Busy, text });
+        }
+        let number = self.attachments.get() + 1;
+        self.attachments.set(number);
+        let process = make(number);
+        self.processes.borrow_mut().insert(number, Rc::clone(&process));
+        Ok(process)
+    }
+
+    /// A process is gone.
+    pub(crate) fn detach(&self, number: u64) {
+        self.processes.borrow_mut().remove(&number);
+    }
+
+    /// A stream that came in on `up` is to be opened. It is refused, parked, offered or sent on; the relay tells.
+    pub(crate) fn open(self: &Rc<Self>, open: Open, up: End, ingress_bytes: Option<u64>) -> Rc<Relay> {
+        let came_by_trunk = ingress_bytes.is_none();
+        let streams_max = self.config.limits.streams_max;
+        let full = self.relays.count() >= streams_max;
+        let relay = self.relays.add(open, up, ingress_bytes);
+        if self.is_draining() {
+            relay.fail(Code::Draining, &format!("{} is shutting down", self.id));
+        } else if full {
+            relay.fail(
+                Code::Busy,
+                &format!("{} carries {streams_max} streams, the most it may (`streams_max`)", self.id),
+            );
+        } else if relay.open.epoch != 0 {
+            relay.fail(Code::Protocol, "a new stream begins with epoch 0");
+        } else if relay.open.node == self.id {
+            self.open_here(&relay);
+        } else if came_by_trunk {
+            relay.fail(Code::UnknownNode, &format!("this is {}, not {}", self.id, relay.open.node));
+        } else {
+            trunk::open(self, &relay);
+        }
+        relay
+    }
+
+    /// The consumer is, or will be, attached to this node.
+    fn open_here(self: &Rc<Self>, relay: &Rc<Relay>) {
+        let name = (relay.open.job.name.clone(), relay.open.consumer.clone());
+        let park = || Parked { relay: Rc::clone(relay), since: Instant::now() };
+        let admission = self.bindings.borrow_mut().admit(&name, &relay.open.job.run, relay.number, park);
+        match admission {
+            Admission::Offer(Binding { process, bind, .. }) => match self.processes.borrow().get(&process) {
+                Some(process) => process.offer(relay, bind),
+                None => relay.fail(Code::ConsumerGone, "the consumer's process is gone"),
+            },
+            Admission::Refused(Refusal { code, text }) => relay.fail(code, &text),
+            Admission::Parked => {
+                let open_timeout = self.config.limits.open_timeout;
+                let (node, relay) = (Rc::clone(self), Rc::downgrade(relay));
+                spawn_local(async move {
+                    sleep(open_timeout).await;
+                    let Some(relay) = relay.upgrade() else { return };
+                    if node.bindings.borrow_mut().remove_parked(&name, relay.number).is_some() {
+                        let text = format!("nobody bound {}/{} on {} within {open_timeout:?}", name.0, name.1, node.id);
+                        relay.fail(Code::NotBound, &text);
+                    }
+                });
+            }
+        }
+    }
+
+    /// A process binds a consumer's name. Returns the streams that waited for it.
+    pub(crate) fn bind(&self, process: &Process, bind: u64, local: &LocalBind) -> Result<Vec<Rc<Relay>>, Refusal> {
+        if self.is_draining() {
+            return Err(Refusal { code: Code::Draining, text: format!("{} is shutting down", self.id) });
+        }
+        let name = (local.job.name.clone(), local.consumer.clone());
+        let binding = Binding { process: process.number, bind, run: local.job.run.clone() };
+        let waited = self.bindings.borrow_mut().bind(name, binding)?;
+        let mut offered = Vec::with_capacity(waited.len());
+        for (Parked { relay, .. }, refusal) in waited {
+            match refusal {
+                Some(Refusal { code, text }) => relay.fail(code, &text),
+                None => offered.push(relay),
+            }
+        }
+        Ok(offered)
+    }
+
+    /// Takes nothing new, tells everyone, and waits for the streams to end, until the deadline.
+    async fn drain(self: &Rc<Self>) {
+        let deadline = self.config.drain_timeout;
+        // No one may be watching.
+        let _ = self.draining.send_replace(true);
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        for process in self.processes.borrow().values() {
+            process.outlet.push_frame(Drain { deadline_ms });
+        }
+        self.trunks.drain(deadline);
+        for relay in self.relays.all() {
+            // Who has no consumer yet will not get one.
+            if relay.is_pending() {
+                relay.fail(Code::Draining, &format!("{} is shutting down", self.id));
+            }
+        }
+        info!("{} drains: {} streams", self.id, self.relays.count());
+        if timeout(deadline, self.relays.empty()).await.is_err() {
+            warn!("{} streams have not ended within {deadline:?}: they are aborted", self.relays.count());
+            for relay in self.relays.all() {
+                relay.fail(Code::Draining, &format!("{} has shut down", self.id));
+            }
+        }
+        sleep(LAST_WORDS).await;
+    }
+}

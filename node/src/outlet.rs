@@ -1,0 +1,145 @@
+//! One connection's streams, and what waits to be written to it: a local link or a trunk, the same for both.
+//!
+//! Relays put themselves in here; the connection's one writer takes them out. Control is ahead of data, and towards a
+//! connection it is state, not a queue: a relay stands in here at most once for each purpose, however often its state
+//! changed. So what waits is bounded by the number of streams.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+};
+
+use tokio::sync::Notify;
+use trunkline_proto::{frame::Frame, id::JobId};
+
+use crate::{
+    relay::{Relay, Side},
+    schedule::Schedule,
+};
+
+/// Frames about the connection as a whole that may wait; a connection that does not take even these is given up.
+const FRAMES_MAX: usize = 8192;
+
+/// What a writer is to write next.
+pub(crate) enum Next {
+    /// A frame about the connection itself.
+    Frame(Frame),
+    /// A relay has news for this connection, which is its end on that side.
+    News(Rc<Relay>, Side),
+    /// A relay has data, of which it may send so many bytes now.
+    Data(Rc<Relay>, usize),
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Outlet {
+    streams: RefCell<HashMap<u64, Rc<Relay>>>,
+    frames: RefCell<VecDeque<Frame>>,
+    news: RefCell<VecDeque<(Rc<Relay>, Side)>>,
+    data: RefCell<Schedule<JobId, Rc<Relay>>>,
+    wake: Notify,
+    closed: Cell<bool>,
+}
+
+impl Outlet {
+    /// The relay of a stream id on this connection.
+    pub(crate) fn stream(&self, stream: u64) -> Option<Rc<Relay>> {
+        self.streams.borrow().get(&stream).cloned()
+    }
+
+    /// How many streams the connection carries.
+    pub(crate) fn streams_count(&self) -> usize {
+        self.streams.borrow().len()
+    }
+
+    /// Ties a stream id of this connection to its relay.
+    pub(crate) fn register(&self, stream: u64, relay: Rc<Relay>) {
+        if !self.closed.get() {
+            self.streams.borrow_mut().insert(stream, relay);
+        }
+    }
+
+    /// Frames for this stream id are no longer of interest.
+    pub(crate) fn forget(&self, stream: u64) {
+        self.streams.borrow_mut().remove(&stream);
+    }
+
+    /// Whether the connection is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Queues a frame about the connection itself; false when it takes none any more.
+    pub(crate) fn push_frame(&self, frame: impl Into<Frame>) -> bool {
+        let mut frames = self.frames.borrow_mut();
+        if self.closed.get() || frames.len() >= FRAMES_MAX {
+            return false;
+        }
+        frames.push_back(frame.into());
+        self.wake.notify_one();
+        true
+    }
+
+    /// A relay has news for this connection. The relay sees to it that it is in here once.
+    pub(crate) fn push_news(&self, relay: Rc<Relay>, side: Side) {
+        if !self.closed.get() {
+            self.news.borrow_mut().push_back((relay, side));
+            self.wake.notify_one();
+        }
+    }
+
+    /// A relay that had no data has some. The relay sees to it that it is in here once.
+    pub(crate) fn push_data(&self, relay: &Rc<Relay>) {
+        if !self.closed.get() {
+            self.data.borrow_mut().activate(&relay.open.job, Rc::clone(relay));
+            self.wake.notify_one();
+        }
+    }
+
+    /// What to write next, control first.
+    pub(crate) fn next(&self) -> Option<Next> {
+        if let Some(control) = self.next_control() {
+            return Some(control);
+        }
+        let (relay, quantum) = self.data.borrow_mut().next()?;
+        Some(Next::Data(relay, quantum))
+    }
+
+    /// What to write next of control alone.
+    pub(crate) fn next_control(&self) -> Option<Next> {
+        if let Some(frame) = self.frames.borrow_mut().pop_front() {
+            return Some(Next::Frame(frame));
+        }
+        let (relay, side) = self.news.borrow_mut().pop_front()?;
+        Some(Next::News(relay, side))
+    }
+
+    /// Whether control waits.
+    pub(crate) fn has_control(&self) -> bool {
+        !self.frames.borrow().is_empty() || !self.news.borrow().is_empty()
+    }
+
+    /// A relay was served `bytes` of its turn and `has_more`.
+    pub(crate) fn served(&self, relay: &Rc<Relay>, bytes: usize, has_more: bool) {
+        let mut data = self.data.borrow_mut();
+        data.served(&relay.open.job, bytes);
+        if has_more && !self.closed.get() {
+            data.requeue(&relay.open.job, Rc::clone(relay));
+        }
+    }
+
+    /// Waits until something may have been put in. Cancel-safe; one waiter only.
+    pub(crate) async fn changed(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The connection is gone: drops what waits, takes nothing more, and returns the relays that were on it.
+    pub(crate) fn close(&self) -> Vec<Rc<Relay>> {
+        self.closed.set(true);
+        self.frames.borrow_mut().clear();
+        self.news.borrow_mut().clear();
+        self.data.borrow_mut().clear();
+        self.streams.borrow_mut().drain().map(|(_, relay)| relay).collect()
+    }
+}

@@ -1,0 +1,570 @@
+//! A stream in transit through this node: what came in and has not gone out, and what each side is to be told.
+//!
+//! A relay has an upper end, towards the producer, and a lower end, towards the consumer. Each end is a local link or a
+//! trunk; a relay does not care which, but for one thing: from a local producer it takes only so much ahead of what it
+//! could pass on.
+//!
+//! Invariant: no method here waits. A relay is asked and told, marks itself at its outlets, and their writers come for
+//! it. So no stream ever waits for another.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
+    rc::{Rc, Weak},
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use trunkline_proto::{
+    code::Code,
+    framing::END_MARK_BYTES,
+    id::Incarnation,
+    message::{Abort, Accept, Credit, Open, Want},
+};
+
+use crate::outlet::Outlet;
+
+/// Which way from a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Towards the producer.
+    Up,
+    /// Towards the consumer.
+    Down,
+}
+
+/// One end of a relay: a connection, and the stream's id on it once it has one.
+#[derive(Clone)]
+pub(crate) struct End {
+    pub(crate) outlet: Rc<Outlet>,
+    pub(crate) stream: Option<u64>,
+}
+
+/// What the upper side is to be told.
+#[derive(Debug, Default)]
+pub(crate) struct UpNews {
+    pub(crate) accept: Option<Accept>,
+    pub(crate) credit: Option<Credit>,
+    pub(crate) abort: Option<Abort>,
+    /// Nothing will follow in either direction.
+    pub(crate) over: bool,
+}
+
+/// What the lower side is to be told.
+#[derive(Debug, Default)]
+pub(crate) struct DownNews {
+    /// Offer the stream: to this bind of a local process, 0 on a trunk.
+    pub(crate) open: Option<u64>,
+    pub(crate) want: Option<Want>,
+    pub(crate) abort: Option<Abort>,
+    /// Nothing will follow in either direction.
+    pub(crate) over: bool,
+}
+
+/// Bytes on their way down.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) offset: u64,
+    pub(crate) pieces: Vec<Bytes>,
+    pub(crate) bytes: usize,
+    pub(crate) fin: bool,
+}
+
+/// What Status shows.
+pub(crate) struct Snapshot {
+    pub(crate) passed: u64,
+    pub(crate) limit: u64,
+    pub(crate) queued: u64,
+    pub(crate) accepted: bool,
+}
+
+/// See the module.
+pub(crate) struct Relay {
+    /// Counts relays since the node started.
+    pub(crate) number: u64,
+    /// Who sends to whom, the producer's node included.
+    pub(crate) open: Open,
+    relays: Weak<Relays>,
+    state: RefCell<State>,
+}
+
+struct State {
+    up: End,
+    down: Option<End>,
+    /// Taken from above and not yet passed on.
+    queue: VecDeque<Bytes>,
+    taken: u64,
+    passed: u64,
+    fin_taken: bool,
+    fin_passed: bool,
+    /// The consumer's life, once it has accepted.
+    accepted: Option<Incarnation>,
+    accept_told: bool,
+    /// The latest word of the consumer.
+    credit: Credit,
+    credit_dirty: bool,
+    /// How far a local producer may be ahead of what was passed on; `None` where the peer's node sees to that.
+    ingress_bytes: Option<u64>,
+    /// How far the upper side was told that it may send.
+    told_limit: u64,
+    wanted: u64,
+    want_dirty: bool,
+    /// The consumer's bind on a local link.
+    bind: u64,
+    open_told: bool,
+    abort_up: Option<Abort>,
+    abort_down: Option<Abort>,
+    over: bool,
+    news_queued_up: bool,
+    news_queued_down: bool,
+    data_queued: bool,
+}
+
+/// All relays of a node.
+#[derive(Default)]
+pub(crate) struct Relays {
+    live: RefCell<BTreeMap<u64, Rc<Relay>>>,
+    next: Cell<u64>,
+    emptied: Notify,
+}
+
+impl Relays {
+    /// Makes a relay of a stream that came in on `up`.
+    pub(crate) fn add(self: &Rc<Self>, open: Open, up: End, ingress_bytes: Option<u64>) -> Rc<Relay> {
+        let number = self.next.get() + 1;
+        self.next.set(number);
+        let credit = Credit { stream: 0, epoch: open.epoch, received: 0, consumed: 0, limit: 0, finished: false };
+        let relay = Rc::new(Relay {
+            number,
+            open,
+            relays: Rc::downgrade(self),
+            state: RefCell::new(State {
+                up: up.clone(),
+                down: None,
+                queue: VecDeque::new(),
+                taken: 0,
+                passed: 0,
+                fin_taken: false,
+                fin_passed: false,
+                accepted: None,
+                accept_told: false,
+                credit,
+                credit_dirty: false,
+                ingress_bytes,
+                told_limit: 0,
+                wanted: 0,
+                want_dirty: false,
+                bind: 0,
+                open_told: false,
+                abort_up: None,
+                abort_down: None,
+                over: false,
+                news_queued_up: false,
+                news_queued_down: false,
+                data_queued: false,
+            }),
+        });
+        if let Some(stream) = up.stream {
+            up.outlet.register(stream, Rc::clone(&relay));
+        }
+        self.live.borrow_mut().insert(number, Rc::clone(&relay));
+        relay
+    }
+
+    /// How many streams are in transit.
+    pub(crate) fn count(&self) -> usize {
+        self.live.borrow().len()
+    }
+
+    /// All of them, oldest first.
+    pub(crate) fn all(&self) -> Vec<Rc<Relay>> {
+        self.live.borrow().values().cloned().collect()
+    }
+
+    /// Waits until there is none. Cancel-safe; one waiter only.
+    pub(crate) async fn empty(&self) {
+        while self.count() > 0 {
+            self.emptied.notified().await;
+        }
+    }
+
+    fn remove(&self, number: u64) {
+        let mut live = self.live.borrow_mut();
+        live.remove(&number);
+        if live.is_empty() {
+            self.emptied.notify_one();
+        }
+    }
+}
+
+impl Relay {
+    /// The lower end is known: offer the stream there. On a local link it has an id and is for a `bind`; on a trunk it
+    /// gets its id when it is opened.
+    pub(crate) fn connect_down(self: &Rc<Self>, outlet: &Rc<Outlet>, stream: Option<u64>, bind: u64) {
+        {
+            let mut state = self.state.borrow_mut();
+            if state.over {
+                return;
+            }
+            state.down = Some(End { outlet: Rc::clone(outlet), stream });
+            state.bind = bind;
+        }
+        if let Some(stream) = stream {
+            outlet.register(stream, Rc::clone(self));
+        }
+        self.mark_news(Side::Down);
+    }
+
+    /// The stream got its id on the lower connection.
+    pub(crate) fn name_down(self: &Rc<Self>, stream: u64) {
+        let outlet = {
+            let mut state = self.state.borrow_mut();
+            let Some(down) = state.down.as_mut() else { return };
+            down.stream = Some(stream);
+            Rc::clone(&down.outlet)
+        };
+        outlet.register(stream, Rc::clone(self));
+    }
+
+    /// The relay's end on one side.
+    pub(crate) fn end(&self, side: Side) -> Option<End> {
+        let state = self.state.borrow();
+        match side {
+            Side::Up => Some(state.up.clone()),
+            Side::Down => state.down.clone(),
+        }
+    }
+
+    /// Whether the stream has ended, one way or the other.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.borrow().over
+    }
+
+    /// Whether the consumer has not answered yet.
+    pub(crate) fn is_pending(&self) -> bool {
+        let state = self.state.borrow();
+        state.accepted.is_none() && !state.over
+    }
+
+    /// For Status.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let state = self.state.borrow();
+        Snapshot {
+            passed: state.passed,
+            limit: state.credit.limit,
+            queued: state.taken - state.passed,
+            accepted: state.accepted.is_some(),
+        }
+    }
+
+    // From above.
+
+    /// Bytes from the producer's side, which begin at `offset`.
+    pub(crate) fn data(self: &Rc<Self>, offset: u64, payload: Bytes, fin: bool) {
+        let fault = {
+            let mut state = self.state.borrow_mut();
+            if state.over {
+                return;
+            }
+            let end = offset.saturating_add(payload.len() as u64);
+            if state.accepted.is_none() {
+                Some((Code::Protocol, "bytes came before the stream was accepted".to_owned()))
+            } else if state.fin_taken {
+                Some((Code::Protocol, "bytes followed the last ones".to_owned()))
+            } else if offset != state.taken {
+                Some((Code::Protocol, format!("bytes from offset {offset} came where {} was due", state.taken)))
+            } else if end > state.told_limit.saturating_add(END_MARK_BYTES as u64) {
+                Some((Code::CreditExceeded, format!("{end} bytes were sent, {} were allowed", state.told_limit)))
+            } else {
+                state.taken = end;
+                state.fin_taken = fin;
+                if !payload.is_empty() {
+                    state.queue.push_back(payload);
+                }
+                None
+            }
+        };
+        match fault {
+            Some((code, text)) => self.fail(code, &text),
+            None => self.mark_data(),
+        }
+    }
+
+    /// The producer has bytes up to `wanted`.
+    pub(crate) fn want(self: &Rc<Self>, want: &Want) {
+        {
+            let mut state = self.state.borrow_mut();
+            if state.over || want.epoch != self.open.epoch || want.wanted <= state.wanted {
+                return;
+            }
+            state.wanted = want.wanted;
+            // What the consumer has granted already, it need not be asked for.
+            if want.wanted <= state.credit.limit {
+                return;
+            }
+            state.want_dirty = true;
+        }
+        self.mark_news(Side::Down);
+    }
+
+    // From below.
+
+    /// The consumer took the stream.
+    pub(crate) fn accept(self: &Rc<Self>, accept: &Accept) {
+        {
+            let mut state = self.state.borrow_mut();
+            if state.over || state.accepted.is_some() {
+                return;
+            }
+            state.accepted = Some(accept.incarnation);
+            state.credit.limit = accept.limit;
+        }
+        self.mark_news(Side::Up);
+    }
+
+    /// News of what the consumer holds, has consumed and allows.
+    pub(crate) fn credit(self: &Rc<Self>, credit: &Credit) {
+        let fault = {
+            let mut state = self.state.borrow_mut();
+            if state.over || credit.epoch != self.open.epoch {
+                return;
+            }
+            if state.accepted.is_none() || credit.received > state.passed || credit.consumed > credit.received {
+                Some(format!("credit for {} received, {} were passed on", credit.received, state.passed))
+            } else {
+                let known = state.credit;
+                state.credit = Credit {
+                    stream: 0,
+                    epoch: known.epoch,
+                    received: known.received.max(credit.received),
+                    consumed: known.consumed.max(credit.consumed),
+                    limit: known.limit.max(credit.limit),
+                    finished: known.finished || credit.finished,
+                };
+                state.credit_dirty = true;
+                if state.credit.finished && !state.fin_passed {
+                    Some("the end was consumed before it was passed on".to_owned())
+                } else {
+                    state.over = state.credit.finished;
+                    None
+                }
+            }
+        };
+        if let Some(text) = fault {
+            self.fail(Code::Protocol, &text);
+            return;
+        }
+        self.mark_news(Side::Up);
+        if self.is_over() {
+            self.leave();
+            self.mark_news(Side::Down);
+        }
+    }
+
+    // From either side, or from the node itself.
+
+    /// The stream ends, says the side `from`, which need not be told. The other side is.
+    pub(crate) fn abort(self: &Rc<Self>, from: Side, code: Code, offset: u64, text: &str) {
+        let abort = Abort { stream: 0, code, offset, text: text.to_owned() };
+        match from {
+            Side::Up => self.end_with(None, Some(abort)),
+            Side::Down => self.end_with(Some(abort), None),
+        }
+    }
+
+    /// One side is gone. What it had sent completely goes on; otherwise the stream ends, and the other side is told.
+    pub(crate) fn lost(self: &Rc<Self>, from: Side, code: Code, text: &str) {
+        let offset = {
+            let state = self.state.borrow();
+            match from {
+                // The end mark has been taken: nothing more was to come from there.
+                Side::Up if state.fin_taken => return,
+                Side::Up => state.taken,
+                Side::Down => state.credit.consumed,
+            }
+        };
+        self.abort(from, code, offset, text);
+    }
+
+    /// The node ends the stream; both sides are told.
+    pub(crate) fn fail(self: &Rc<Self>, code: Code, text: &str) {
+        let (taken, consumed) = {
+            let state = self.state.borrow();
+            (state.taken, state.credit.consumed)
+        };
+        let abort = |offset| Some(Abort { stream: 0, code, offset, text: text.to_owned() });
+        self.end_with(abort(consumed), abort(taken));
+    }
+
+    fn end_with(self: &Rc<Self>, up: Option<Abort>, down: Option<Abort>) {
+        {
+            let mut state = self.state.borrow_mut();
+            if std::mem::replace(&mut state.over, true) {
+                return;
+            }
+            state.queue = VecDeque::new();
+            state.abort_up = up;
+            state.abort_down = down;
+        }
+        self.leave();
+        self.mark_news(Side::Up);
+        self.mark_news(Side::Down);
+    }
+
+    /// Leaves every table: frames that still come for this stream are nobody's.
+    fn leave(&self) {
+        for end in [self.end(Side::Up), self.end(Side::Down)].into_iter().flatten() {
+            if let Some(stream) = end.stream {
+                end.outlet.forget(stream);
+            }
+        }
+        if let Some(relays) = self.relays.upgrade() {
+            relays.remove(self.number);
+        }
+    }
+
+    // For the writers.
+
+    /// What to tell the producer's side. Empties it.
+    pub(crate) fn take_up(&self) -> UpNews {
+        let mut state = self.state.borrow_mut();
+        state.news_queued_up = false;
+        let mut news = UpNews { over: state.over, abort: state.abort_up.take(), ..UpNews::default() };
+        if state.over && !state.credit.finished {
+            return news;
+        }
+        let limit = state.up_limit();
+        let stream = state.up.stream.unwrap_or_default();
+        if let Some(incarnation) = state.accepted
+            && !std::mem::replace(&mut state.accept_told, true)
+        {
+            news.accept = Some(Accept { stream, incarnation, limit });
+            state.told_limit = limit;
+        }
+        if std::mem::take(&mut state.credit_dirty) {
+            state.told_limit = state.told_limit.max(limit);
+            news.credit = Some(Credit { stream, limit: state.told_limit, ..state.credit });
+        }
+        news
+    }
+
+    /// What to tell the consumer's side. Empties it.
+    pub(crate) fn take_down(&self) -> DownNews {
+        let mut state = self.state.borrow_mut();
+        state.news_queued_down = false;
+        let mut news = DownNews { over: state.over, abort: state.abort_down.take(), ..DownNews::default() };
+        if state.over {
+            // Who was never offered the stream need not hear of its end.
+            if !state.open_told {
+                news.abort = None;
+            }
+            return news;
+        }
+        if !std::mem::replace(&mut state.open_told, true) {
+            news.open = Some(state.bind);
+        }
+        if std::mem::take(&mut state.want_dirty) {
+            let stream = state.down.as_ref().and_then(|down| down.stream).unwrap_or_default();
+            news.want = Some(Want { stream, epoch: self.open.epoch, wanted: state.wanted });
+        }
+        news
+    }
+
+    /// At most `bytes_max` bytes to pass on now; `None` when there are none, and the stream is not at its end either.
+    pub(crate) fn take_data(&self, bytes_max: usize) -> Option<Taken> {
+        let mut state = self.state.borrow_mut();
+        state.data_queued = false;
+        if state.over || state.fin_passed {
+            return None;
+        }
+        let mut taken = Taken { offset: state.passed, pieces: Vec::new(), bytes: 0, fin: false };
+        while taken.bytes < bytes_max {
+            let Some(front) = state.queue.front_mut() else { break };
+            let left = bytes_max - taken.bytes;
+            let piece = if front.len() > left { front.split_to(left) } else { std::mem::take(front) };
+            if front.is_empty() {
+                state.queue.pop_front();
+            }
+            taken.bytes += piece.len();
+            taken.pieces.push(piece);
+        }
+        taken.fin = state.fin_taken && state.queue.is_empty();
+        if taken.bytes == 0 && !taken.fin {
+            return None;
+        }
+        state.passed += taken.bytes as u64;
+        state.fin_passed = taken.fin;
+        // Until someone says otherwise the writer holds the turn.
+        state.data_queued = true;
+        Some(taken)
+    }
+
+    /// The writer has passed on what it took; whether there is more. A local producer may then go on.
+    pub(crate) fn passed(self: &Rc<Self>) -> bool {
+        let (more, credit) = {
+            let mut state = self.state.borrow_mut();
+            let more = !state.over && !state.fin_passed && (!state.queue.is_empty() || state.fin_taken);
+            state.data_queued = more;
+            let limit = state.up_limit();
+            let credit = match state.ingress_bytes {
+                Some(ingress) if !state.over && limit > state.told_limit => {
+                    limit - state.told_limit >= ingress / 4 || limit == state.credit.limit
+                }
+                _ => false,
+            };
+            state.credit_dirty |= credit;
+            (more, credit)
+        };
+        if credit {
+            self.mark_news(Side::Up);
+        }
+        more
+    }
+
+    fn mark_news(self: &Rc<Self>, side: Side) {
+        let outlet = {
+            let mut state = self.state.borrow_mut();
+            let outlet = match side {
+                Side::Up => Some(Rc::clone(&state.up.outlet)),
+                Side::Down => state.down.as_ref().map(|down| Rc::clone(&down.outlet)),
+            };
+            let Some(outlet) = outlet else { return };
+            let queued = match side {
+                Side::Up => &mut state.news_queued_up,
+                Side::Down => &mut state.news_queued_down,
+            };
+            if std::mem::replace(queued, true) {
+                return;
+            }
+            outlet
+        };
+        outlet.push_news(Rc::clone(self), side);
+    }
+
+    fn mark_data(self: &Rc<Self>) {
+        let outlet = {
+            let mut state = self.state.borrow_mut();
+            let Some(down) = &state.down else { return };
+            let outlet = Rc::clone(&down.outlet);
+            if std::mem::replace(&mut state.data_queued, true) {
+                return;
+            }
+            outlet
+        };
+        outlet.push_data(self);
+    }
+}
+
+impl State {
+    /// How far the upper side may send: as the consumer allows, and not too far ahead of what was passed on.
+    fn up_limit(&self) -> u64 {
+        match self.ingress_bytes {
+            Some(ingress) => self.credit.limit.min(self.passed + ingress),
+            None => self.credit.limit,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

@@ -1,0 +1,177 @@
+//! Whose turn it is: deficit round robin over jobs, then over their streams, the newly active first.
+//!
+//! The rules are those of fq_codel (RFC 8290 §4): a stream that had nothing to send is served once ahead of those that
+//! always have, so that a small message does not wait behind bulk. Jobs get equal shares by bytes; within a job each
+//! stream gets a quantum a turn. A quantum shrinks as streams become many, so that a round stays short.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+};
+
+/// What all active streams together are given in one round, unless the bounds below say otherwise.
+const ROUND_BYTES: usize = 64 << 20;
+/// The least that a turn gives: less would be all header.
+const QUANTUM_BYTES_MIN: usize = 4 << 10;
+/// The most that a turn gives: more would make others wait.
+const QUANTUM_BYTES_MAX: usize = 64 << 10;
+
+/// Items (streams) of jobs `J`, each in here at most once, in the order in which they are to be served.
+#[derive(Debug)]
+pub(crate) struct Schedule<J, T> {
+    jobs: HashMap<J, Job<T>>,
+    /// Jobs that have items, in turn.
+    turns: VecDeque<J>,
+    items: usize,
+}
+
+#[derive(Debug)]
+struct Job<T> {
+    /// Items that became active since their last turn.
+    fresh: VecDeque<T>,
+    /// Items that had more than one turn's worth.
+    steady: VecDeque<T>,
+    /// How many bytes the job may still be served in this round of the jobs; negative when it took more.
+    deficit: isize,
+}
+
+impl<J, T> Default for Schedule<J, T> {
+    fn default() -> Self {
+        Self { jobs: HashMap::new(), turns: VecDeque::new(), items: 0 }
+    }
+}
+
+impl<J: Clone + Eq + Hash, T> Schedule<J, T> {
+    /// An item has become active.
+    pub(crate) fn activate(&mut self, job: &J, item: T) {
+        self.job(job).fresh.push_back(item);
+        self.items += 1;
+    }
+
+    /// An item that was just served has more to send.
+    pub(crate) fn requeue(&mut self, job: &J, item: T) {
+        self.job(job).steady.push_back(item);
+        self.items += 1;
+    }
+
+    /// Whose turn it is, and how many bytes it may send. The item is no longer in here; tell [`Schedule::served`] what
+    /// it took, and requeue it if it has more.
+    pub(crate) fn next(&mut self) -> Option<(T, usize)> {
+        let quantum = (ROUND_BYTES / self.items.max(1)).clamp(QUANTUM_BYTES_MIN, QUANTUM_BYTES_MAX);
+        loop {
+            let name = self.turns.front()?;
+            let job = self.jobs.get_mut(name)?;
+            if job.fresh.is_empty() && job.steady.is_empty() {
+                self.jobs.remove(name);
+                self.turns.pop_front();
+                continue;
+            }
+            if job.deficit <= 0 && self.turns.len() > 1 {
+                job.deficit += isize::try_from(QUANTUM_BYTES_MAX).unwrap_or(isize::MAX);
+                self.turns.rotate_left(1);
+                continue;
+            }
+            let item = job.fresh.pop_front().or_else(|| job.steady.pop_front())?;
+            self.items -= 1;
+            return Some((item, quantum));
+        }
+    }
+
+    /// An item of `job` has sent so many bytes in its turn.
+    pub(crate) fn served(&mut self, job: &J, bytes: usize) {
+        if let Some(job) = self.jobs.get_mut(job) {
+            let bytes = isize::try_from(bytes).unwrap_or(isize::MAX);
+            let most = isize::try_from(QUANTUM_BYTES_MAX).unwrap_or(isize::MAX);
+            // A job that was alone took what it liked; it does not pay for that when others come.
+            job.deficit = (job.deficit - bytes).max(-most);
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn job(&mut self, name: &J) -> &mut Job<T> {
+        self.jobs.entry(name.clone()).or_insert_with(|| {
+            self.turns.push_back(name.clone());
+            Job { fresh: VecDeque::new(), steady: VecDeque::new(), deficit: 0 }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Serves `turns` turns of items that always have more, and adds up what each took.
+    fn serve(
+        schedule: &mut Schedule<&'static str, (&'static str, u32)>,
+        turns: usize,
+    ) -> BTreeMap<(&'static str, u32), usize> {
+        let mut took = BTreeMap::new();
+        for _ in 0..turns {
+            let Some((item, quantum)) = schedule.next() else { break };
+            schedule.served(&item.0, quantum);
+            schedule.requeue(&item.0, item);
+            *took.entry(item).or_default() += quantum;
+        }
+        took
+    }
+
+    #[test]
+    fn streams_of_one_job_share_equally() {
+        let mut schedule = Schedule::default();
+        for stream in 0..7 {
+            schedule.activate(&"job", ("job", stream));
+        }
+        let took = serve(&mut schedule, 700);
+        assert!(took.values().all(|&bytes| bytes == 100 * QUANTUM_BYTES_MAX), "{took:?}");
+    }
+
+    #[test]
+    fn jobs_share_equally_whatever_their_streams() {
+        let mut schedule = Schedule::default();
+        schedule.activate(&"few", ("few", 0));
+        for stream in 0..99 {
+            schedule.activate(&"many", ("many", stream));
+        }
+        let took = serve(&mut schedule, 2_000);
+        let few = took[&("few", 0)];
+        let all: usize = took.values().sum();
+        assert!(few.abs_diff(all / 2) <= 2 * QUANTUM_BYTES_MAX, "{few} of {all}");
+    }
+
+    #[test]
+    fn a_newly_active_stream_goes_first() {
+        let mut schedule = Schedule::default();
+        for stream in 0..1_000 {
+            schedule.activate(&"job", ("job", stream));
+        }
+        serve(&mut schedule, 1_500);
+        schedule.activate(&"job", ("job", 5_000));
+        assert_eq!(schedule.next().map(|(item, _)| item.1), Some(5_000));
+    }
+
+    #[test]
+    fn a_job_that_was_alone_does_not_pay_for_it_later() {
+        let mut schedule = Schedule::default();
+        schedule.activate(&"old", ("old", 0));
+        serve(&mut schedule, 10_000);
+        schedule.activate(&"new", ("new", 0));
+        let took = serve(&mut schedule, 100);
+        let (old, new) = (took[&("old", 0)], took[&("new", 0)]);
+        assert!(old.abs_diff(new) <= 2 * QUANTUM_BYTES_MAX, "{old} and {new}");
+    }
+
+    #[test]
+    fn quanta_shrink_as_streams_become_many() {
+        let mut schedule = Schedule::default();
+        for stream in 0..100_000 {
+            schedule.activate(&"job", ("job", stream));
+        }
+        assert_eq!(schedule.next().map(|(_, quantum)| quantum), Some(QUANTUM_BYTES_MIN));
+    }
+}

@@ -1,0 +1,102 @@
+//! Readers of QUIC streams: one small task per half. They read whatever comes as soon as it comes; credit has bounded it.
+
+use std::{rc::Rc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use quinn::{ReadError, RecvStream};
+use tokio::{task::spawn_local, time::sleep};
+use trunkline_proto::{
+    code::Code,
+    frame::{Decoder, Frame},
+};
+
+use crate::relay::{Relay, Side};
+
+/// How long a reset waits for the ABORT that says why, which travels on another stream.
+const ABORT_WAIT: Duration = Duration::from_secs(1);
+/// Chunks, a packet's worth each, that are read at once.
+const CHUNKS: usize = 48;
+/// What is read of a reverse half at once.
+const REVERSE_READ_BYTES: usize = 4 * 1024;
+
+/// A receiving half that says when it is dropped that it will not be read on.
+struct Receiving(RecvStream);
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        // It fails only for a stream that was read to its end.
+        let _ = self.0.stop(Code::Closed.to_wire().into());
+    }
+}
+
+/// The bytes of a stream, on the consumer's node. `begun` came with the OPEN.
+pub(super) async fn forward(relay: Rc<Relay>, recv: RecvStream, begun: Bytes) {
+    let mut recv = Receiving(recv);
+    let mut offset = 0;
+    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+    if !begun.is_empty() {
+        relay.data(offset, begun, false);
+    }
+    while !relay.is_over() {
+        match recv.0.read_chunks(&mut chunks).await {
+            Ok(Some(count)) => {
+                let chunks = &mut chunks[..count];
+                let bytes = gather(chunks);
+                let next = offset + bytes.len() as u64;
+                relay.data(offset, bytes, false);
+                offset = next;
+            }
+            Ok(None) => return relay.data(offset, Bytes::new(), true),
+            Err(error) => return ended(&relay, Side::Up, &error),
+        }
+    }
+}
+
+/// Copies chunks out of the receive buffers that they pin, dozens of times their size, and lets go of those.
+fn gather(chunks: &mut [Bytes]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+    for chunk in chunks {
+        bytes.extend_from_slice(&std::mem::take(chunk));
+    }
+    bytes.freeze()
+}
+
+/// ACCEPT and credit, on the producer's node.
+pub(super) async fn reverse(relay: Rc<Relay>, recv: RecvStream) {
+    let mut recv = Receiving(recv);
+    let mut decoder = Decoder::default();
+    while !relay.is_over() {
+        match decoder.next() {
+            Ok(Some(Frame::Accept(accept))) => relay.accept(&accept),
+            Ok(Some(Frame::Credit(credit))) => relay.credit(&credit),
+            Ok(Some(_)) => {
+                return relay.fail(Code::Protocol, "a frame that the reverse half of a stream does not carry");
+            }
+            Err(error) => return relay.fail(Code::Protocol, &error.to_string()),
+            Ok(None) => match recv.0.read_chunk(REVERSE_READ_BYTES, true).await {
+                Ok(Some(chunk)) => decoder.buffer().extend_from_slice(&chunk.bytes),
+                Ok(None) => return after_reset(&relay, Side::Down, Code::Protocol),
+                Err(error) => return ended(&relay, Side::Down, &error),
+            },
+        }
+    }
+}
+
+fn ended(relay: &Rc<Relay>, side: Side, error: &ReadError) {
+    match error {
+        ReadError::Reset(code) => after_reset(relay, side, Code::from_wire((*code).into())),
+        // The trunk ends, and its streams with it.
+        _ => {}
+    }
+}
+
+/// A half was reset or stopped: by an abort whose ABORT is under way, or by a peer that gives no reason.
+pub(super) fn after_reset(relay: &Rc<Relay>, side: Side, code: Code) {
+    let relay = Rc::downgrade(relay);
+    spawn_local(async move {
+        sleep(ABORT_WAIT).await;
+        if let Some(relay) = relay.upgrade() {
+            relay.lost(side, code, "the peer ended the stream and gave no reason");
+        }
+    });
+}

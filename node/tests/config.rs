@@ -1,0 +1,425 @@
+//! What a configuration file says and what it is told when it is wrong: file, line and key, always.
+
+#![expect(clippy::unwrap_used, reason = "what a test prepares either succeeds or fails the test")]
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use trunkline_certs::{Authority, NodeRequest};
+use trunkline_node::config::{Account, ConfigError, Congestion, LogLevel, NodeConfig, Profile, Severity};
+
+const FILE: &str = "/etc/trunkline/node.toml";
+
+/// Nothing but what has no default; ten lines.
+const SMALLEST: &str = r#"listen = "[::]:7400"
+
+[identity]
+certificate = "node.pem"
+key = "node.key"
+trust = "trust.pem"
+
+[local]
+socket = "/run/trunkline/local.sock"
+"#;
+
+fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
+    NodeConfig::parse(text, Path::new(FILE))
+}
+
+/// The refusal of [`SMALLEST`] with `rest` from line 10 on.
+fn refusal_beyond_line_9(rest: &str) -> String {
+    parse(&format!("{SMALLEST}{rest}")).unwrap_err().to_string()
+}
+
+#[test]
+fn the_smallest_file_gets_the_documented_defaults() {
+    let config = parse(SMALLEST).unwrap();
+    assert_eq!(config.listen, "[::]:7400".parse().unwrap());
+    assert_eq!(config.drain_timeout, Duration::from_secs(10));
+    assert_eq!((config.local.users, config.local.groups), (vec![], vec![]));
+    assert_eq!((config.admin, config.peers), (None, vec![]));
+    assert_eq!(config.limits.open_timeout, Duration::from_secs(30));
+    assert_eq!(config.limits.parked_opens_max, 4_096);
+    assert_eq!(config.limits.streams_max, 1_000_000);
+    assert_eq!(config.limits.processes_max, 1_024);
+    assert_eq!(config.limits.binds_per_process_max, 4_096);
+    assert_eq!(config.limits.ingress_stream_bytes, 262_144);
+    assert_eq!(config.limits.hello_timeout, Duration::from_secs(5));
+    assert_eq!(config.trunk.profile, Profile::Datacenter);
+    assert_eq!(config.trunk.keep_alive, Duration::from_millis(2_500));
+    assert_eq!(config.trunk.idle_timeout, Duration::from_secs(9));
+    assert_eq!(config.trunk.send_window_bytes, 1_048_576);
+    assert_eq!(config.trunk.stream_receive_window_bytes, 1_179_648);
+    assert_eq!(config.trunk.mtu_max, 1_452);
+    assert_eq!(config.trunk.congestion, Congestion::Cubic);
+    assert_eq!(config.trunk.socket_buffer_bytes, 8_388_608);
+    assert_eq!(config.trunk.reconnect_backoff_max, Duration::from_millis(500));
+    assert_eq!(config.trunk.streams_initial, 64);
+    assert_eq!(config.log.level, LogLevel::Info);
+}
+
+#[test]
+fn every_key_can_be_set() {
+    let config = parse(
+        r#"
+        listen = "10.0.0.1:0"
+        drain_timeout_ms = 0
+        identity = { certificate = "a", key = "b", trust = "c" }
+        [local]
+        socket = "d"
+        users = ["app", 1001]
+        groups = ["wheel", 0]
+        [admin]
+        socket = "e"
+        [[peer]]
+        id = "node-b"
+        addresses = ["10.0.0.2:7400", "node-b.example:7400", "[fd00::2]:7400"]
+        [[peer]]
+        id = "node-c"
+        addresses = ["node_c:1"]
+        [limits]
+        open_timeout_ms = 1
+        parked_opens_max = 2
+        streams_max = 3
+        processes_max = 4
+        binds_per_process_max = 5
+        ingress_stream_bytes = 0x1_0000
+        hello_timeout_ms = 100
+        [trunk]
+        profile = "wan"
+        keep_alive_ms = 499
+        idle_timeout_ms = 1_000
+        stream_receive_window_bytes = 2_097_152
+        mtu_max = 8952
+        congestion = "new_reno"
+        socket_buffer_bytes = 65536
+        reconnect_backoff_max_ms = 50
+        streams_initial = 256
+        [log]
+        level = "trace"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.drain_timeout, Duration::ZERO);
+    assert_eq!(config.local.users, [Account::Name("app".into()), Account::Id(1_001)]);
+    assert_eq!(config.local.groups, [Account::Name("wheel".into()), Account::Id(0)]);
+    assert_eq!(config.peers[0].id.as_str(), "node-b");
+    assert_eq!(config.peers[0].addresses[1], "node-b.example:7400");
+    assert_eq!(config.peers[1].addresses, ["node_c:1"]);
+    assert_eq!(config.limits.ingress_stream_bytes, 65_536);
+    assert_eq!(config.limits.binds_per_process_max, 5);
+    assert_eq!(config.trunk.profile, Profile::Wan);
+    assert_eq!(config.trunk.send_window_bytes, 8 * 1024 * 1024, "a long path's default");
+    assert_eq!(config.trunk.mtu_max, 8_952);
+    assert_eq!(config.trunk.congestion, Congestion::NewReno);
+    assert_eq!(config.log.level, LogLevel::Trace);
+}
+
+#[test]
+fn relative_paths_start_at_the_folder_of_the_file() {
+    let config = parse(SMALLEST).unwrap();
+    assert_eq!(config.identity.key, PathBuf::from("/etc/trunkline/node.key"));
+    assert_eq!(config.local.socket, PathBuf::from("/run/trunkline/local.sock"));
+    let config = NodeConfig::parse(SMALLEST, Path::new("node.toml")).unwrap();
+    assert_eq!(config.identity.key, PathBuf::from("node.key"));
+}
+
+#[test]
+fn a_missing_file_is_an_error_and_never_a_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("node.toml");
+    assert_eq!(
+        NodeConfig::load(&path).unwrap_err().to_string(),
+        format!(
+            "config file {} does not exist; name an existing one with --config, a node does not start on defaults alone",
+            path.display()
+        )
+    );
+    let error = NodeConfig::load(folder.path()).unwrap_err().to_string();
+    let expected = format!("config file {} cannot be read: ", folder.path().display());
+    assert!(error.starts_with(&expected), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_text_names_the_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("node.toml");
+    fs::write(&path, b"listen = \"[::]:7400\"\n# caf\xe9\n").unwrap();
+    let error = NodeConfig::load(&path).unwrap_err();
+    assert_eq!(error.to_string(), format!("{}:2: the file is not UTF-8 text from this line on", path.display()));
+}
+
+#[test]
+fn a_file_that_is_no_toml_names_line_and_column() {
+    let error = refusal_beyond_line_9("[log]\nlevel = info\n");
+    assert!(error.starts_with("/etc/trunkline/node.toml:11:9: "), "{error}");
+    let error = refusal_beyond_line_9("[log]\nlevel = \"info\"\nlevel = \"warn\"\n");
+    assert_eq!(error, "/etc/trunkline/node.toml:12:1: duplicate key");
+}
+
+#[test]
+fn an_unknown_key_names_file_line_and_key_and_what_is_allowed_there() {
+    assert_eq!(
+        refusal_beyond_line_9("[admin]\nsocket = \"a\"\nsokcet = \"b\"\n"),
+        "/etc/trunkline/node.toml:12: admin.sokcet: unknown key; allowed here: socket"
+    );
+    assert_eq!(
+        refusal_beyond_line_9("[limit]\n"),
+        "/etc/trunkline/node.toml:10: limit: unknown key; allowed here: listen, drain_timeout_ms, identity, local, \
+         admin, peer, limits, trunk, log"
+    );
+    assert_eq!(
+        refusal_beyond_line_9("[log]\nformat = \"json\"\n"),
+        "/etc/trunkline/node.toml:11: log.format: unknown key; allowed here: level"
+    );
+}
+
+#[test]
+fn a_required_key_that_is_missing_names_its_table_and_the_remedy() {
+    assert_eq!(
+        parse("[identity]\nkey = \"k\"\ntrust = \"t\"\n").unwrap_err().to_string(),
+        "/etc/trunkline/node.toml:1: listen: this key is required; give an address and a port, such as \"[::]:7400\"\n\
+         /etc/trunkline/node.toml:1: identity.certificate: this key is required; give a path\n\
+         /etc/trunkline/node.toml:1: local: this key is required; add a table [local]"
+    );
+    assert_eq!(
+        refusal_beyond_line_9("[[peer]]\nid = \"b\"\n"),
+        "/etc/trunkline/node.toml:10: peer.addresses: this key is required; give at least one, such as \
+         [\"10.0.0.2:7400\"]"
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_type_names_both_types() {
+    for (rest, expected) in [
+        ("[log]\nlevel = 3\n", "11: log.level: text in quotes is expected here, not a whole number"),
+        ("[admin]\nsocket = []\n", "11: admin.socket: text in quotes is expected here, not a list"),
+        ("[limits]\nstreams_max = \"many\"\n", "11: limits.streams_max: a whole number is expected here, not \"many\""),
+        ("[limits]\nstreams_max = 1.5\n", "11: limits.streams_max: a whole number is expected here, not 1.5"),
+        ("[[admin]]\nsocket = \"a\"\n", "10: admin: a table [admin] is expected here, not a list"),
+        ("[peer]\nid = \"b\"\n", "10: peer: a list in brackets is expected here, not a table"),
+        ("users = \"app\"\n", "10: local.users: a list in brackets is expected here, not text"),
+        (
+            "users = [\n  \"app\",\n  true]\n",
+            "12: local.users: a name in quotes or a number is expected here, not true or false",
+        ),
+    ] {
+        assert_eq!(refusal_beyond_line_9(rest), format!("{FILE}:{expected}"));
+    }
+}
+
+#[test]
+fn a_number_out_of_bounds_names_the_bounds() {
+    for (rest, expected) in [
+        ("[limits]\nstreams_max = 0\n", "11: limits.streams_max: 0 is outside 1 to 10000000"),
+        ("[limits]\nopen_timeout_ms = -5\n", "11: limits.open_timeout_ms: -5 is outside 1 to 86400000"),
+        (
+            "[limits]\ningress_stream_bytes = 1024\n",
+            "11: limits.ingress_stream_bytes: 1024 is outside 16384 to 16777216",
+        ),
+        ("[trunk]\nmtu_max = 1199\n", "11: trunk.mtu_max: 1199 is outside 1200 to 65527"),
+        ("[trunk]\nmtu_max = 65528\n", "11: trunk.mtu_max: 65528 is outside 1200 to 65527"),
+        ("[trunk]\nstreams_initial = 257\n", "11: trunk.streams_initial: 257 is outside 1 to 256"),
+        (
+            "[trunk]\nstream_receive_window_bytes = 2_097_153\n",
+            "11: trunk.stream_receive_window_bytes: 2097153 is outside 65536 to 2097152",
+        ),
+        (
+            "[trunk]\nsend_window_bytes = 99999999999999999999999\n",
+            "11: trunk.send_window_bytes: 99999999999999999999999 is outside 65536 to 1073741824",
+        ),
+        ("groups = [4294967295]\n", "10: local.groups: 4294967295 is outside 0 to 4294967294"),
+    ] {
+        assert_eq!(refusal_beyond_line_9(rest), format!("{FILE}:{expected}"));
+    }
+}
+
+#[test]
+fn a_keep_alive_that_could_miss_the_idle_timeout_is_refused() {
+    assert_eq!(
+        refusal_beyond_line_9("[trunk]\nidle_timeout_ms = 8000\nkeep_alive_ms = 4000\n"),
+        "/etc/trunkline/node.toml:12: trunk.keep_alive_ms: 4000 is not less than half of idle_timeout_ms, which is 8000"
+    );
+    assert_eq!(
+        refusal_beyond_line_9("[trunk]\nidle_timeout_ms = 5000\n"),
+        "/etc/trunkline/node.toml:10: trunk.keep_alive_ms: 2500 is not less than half of idle_timeout_ms, which is 5000"
+    );
+}
+
+#[test]
+fn a_word_that_is_no_choice_names_the_choices() {
+    assert_eq!(
+        refusal_beyond_line_9("[trunk]\nprofile = \"lan\"\ncongestion = \"reno\"\n"),
+        "/etc/trunkline/node.toml:11: trunk.profile: \"lan\" is not one of \"datacenter\", \"wan\"\n\
+         /etc/trunkline/node.toml:12: trunk.congestion: \"reno\" is not one of \"cubic\", \"bbr\", \"new_reno\""
+    );
+}
+
+#[test]
+fn a_listen_address_is_an_ip_address_and_a_port() {
+    for listen in ["7400", "localhost:7400", "0.0.0.0", "::7400:x", ""] {
+        let error = parse(&SMALLEST.replace("[::]:7400", listen)).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "{FILE}:1: listen: {listen:?} is not an IP address and a port, such as \"[::]:7400\" or \
+                 \"10.0.0.1:7400\""
+            )
+        );
+    }
+}
+
+#[test]
+fn a_peer_s_name_and_addresses_are_checked_for_form() {
+    for (rest, expected) in [
+        (
+            "[[peer]]\nid = \"node b\"\naddresses = [\"b:1\"]\n",
+            "11: peer.id: node id \"node b\" holds ' '; letters, digits, '-', '_' and '.' are allowed, a letter or \
+             digit first",
+        ),
+        (
+            "[[peer]]\nid = \"b\"\naddresses = [\"b:1\"]\n[[peer]]\nid = \"b\"\naddresses = [\"c:1\"]\n",
+            "14: peer.id: b has an entry on line 11 already; list all its addresses there",
+        ),
+        (
+            "[[peer]]\nid = \"b\"\naddresses = []\n",
+            "12: peer.addresses: the list is empty; give at least one, such as \"10.0.0.2:7400\"",
+        ),
+        (
+            "[[peer]]\nid = \"b\"\naddresses = [7400]\n",
+            "12: peer.addresses: text in quotes is expected here, not a whole number",
+        ),
+    ] {
+        assert_eq!(refusal_beyond_line_9(rest), format!("{FILE}:{expected}"));
+    }
+    for (address, why) in [
+        ("node-b", "the port is missing"),
+        ("node-b:0", "the port is not a number from 1 to 65535"),
+        ("10.0.0.2:0", "the port is 0"),
+        ("node-b:65536", "the port is not a number from 1 to 65535"),
+        ("node-b:http", "the port is not a number from 1 to 65535"),
+        ("fd00::2:7400", "an IPv6 address stands in brackets, such as \"[fd00::2]:7400\""),
+        ("node/b:1", "the host is neither an IP address nor a name"),
+        ("10.0.0.256:1", "the host is neither an IP address nor a name"),
+        (":7400", "the host is neither an IP address nor a name"),
+    ] {
+        assert_eq!(
+            refusal_beyond_line_9(&format!("[[peer]]\nid = \"b\"\naddresses = [\n\"b:1\",\n{address:?}]\n")),
+            format!("{FILE}:14: peer.addresses: {address:?} is not host:port: {why}")
+        );
+    }
+}
+
+#[test]
+fn a_path_is_neither_empty_nor_shared_by_two_sockets() {
+    assert_eq!(
+        parse(&SMALLEST.replace("node.key", "")).unwrap_err().to_string(),
+        "/etc/trunkline/node.toml:5: identity.key: this is no path: it is empty or holds a NUL"
+    );
+    assert_eq!(
+        refusal_beyond_line_9("[admin]\nsocket = \"/run/trunkline/local.sock\"\n"),
+        "/etc/trunkline/node.toml:11: admin.socket: this is the socket of [local] too; give it a path of its own"
+    );
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_file() {
+    let text =
+        "listen = 1\n[local]\nsocket = \"s\"\nmode = 7\n[identity]\ncertificate = \"a\"\nkey = \"b\"\ntrust = 0\n";
+    let error = parse(text).unwrap_err();
+    let ConfigError::Invalid { problems, .. } = &error else { panic!("{error}") };
+    let found: Vec<_> = problems.iter().map(|problem| (problem.line, problem.key.as_str())).collect();
+    assert_eq!(found, [(1, "listen"), (4, "local.mode"), (8, "identity.trust")]);
+    assert_eq!(error.to_string().lines().count(), 3);
+}
+
+/// A folder with the identity of node-a and a private folder for its sockets, and a configuration that names them.
+fn installed() -> (TempDir, NodeConfig) {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::create(&"c1".try_into().unwrap()).unwrap();
+    let files = authority.issue_node(&NodeRequest::new("node-a".try_into().unwrap())).unwrap();
+    files.write_to(folder.path()).unwrap();
+    let run = folder.path().join("run");
+    fs::create_dir(&run).unwrap();
+    fs::set_permissions(&run, Permissions::from_mode(0o750)).unwrap();
+    let text = SMALLEST.replace("[::]:7400", "127.0.0.1:0").replace("/run/trunkline/", "run/");
+    let config = NodeConfig::parse(&text, &folder.path().join("node.toml")).unwrap();
+    (folder, config)
+}
+
+/// The text of the one finding of `severity`, if there is one.
+fn only_finding(config: &NodeConfig, severity: Severity) -> Option<String> {
+    let mut found: Vec<_> = config.check().into_iter().filter(|finding| finding.severity == severity).collect();
+    assert!(found.len() <= 1, "{found:?}");
+    Some(found.pop()?.text)
+}
+
+#[test]
+fn a_check_of_what_is_in_order_finds_nothing_and_leaves_nothing() {
+    let (folder, config) = installed();
+    for finding in config.check() {
+        assert_eq!(finding.severity, Severity::Ok, "{finding}");
+        assert!(finding.to_string().starts_with("ok      "), "{finding}");
+    }
+    assert_eq!(fs::read_dir(folder.path().join("run")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_check_finds_a_peer_that_is_the_node_itself() {
+    let (_folder, mut config) = installed();
+    config.peers =
+        parse(&format!("{SMALLEST}[[peer]]\nid = \"node-a\"\naddresses = [\"127.0.0.1:1\"]\n")).unwrap().peers;
+    let error = only_finding(&config, Severity::Error).unwrap();
+    assert_eq!(error, "peer.id: node-a is this node itself; remove its [[peer]] entry");
+}
+
+#[test]
+fn a_check_warns_of_a_folder_that_others_reach_and_gives_the_command() {
+    let (folder, config) = installed();
+    let run = folder.path().join("run");
+    fs::set_permissions(&run, Permissions::from_mode(0o755)).unwrap();
+    let warning = only_finding(&config, Severity::Warning).unwrap();
+    let expected = format!(
+        "local.socket: its folder has mode 0755, 0750 or 0700 is expected: `chmod 0750 {0}`, or a folder of its own",
+        run.display()
+    );
+    assert_eq!(warning, expected);
+    assert_eq!(only_finding(&config, Severity::Error), None);
+}
+
+#[test]
+fn a_check_finds_what_stands_in_a_socket_s_place() {
+    let (folder, mut config) = installed();
+    fs::write(folder.path().join("run/local.sock"), "").unwrap();
+    let error = only_finding(&config, Severity::Error).unwrap();
+    assert!(error.contains("run/local.sock exists and is no socket"), "{error}");
+    config.local.socket = folder.path().join("elsewhere/local.sock");
+    let error = only_finding(&config, Severity::Error).unwrap();
+    assert!(error.contains("elsewhere does not exist: make it with `mkdir -m 0750 "), "{error}");
+}
+
+#[test]
+fn a_check_finds_unknown_accounts_and_a_missing_identity() {
+    let (folder, mut config) = installed();
+    config.local.groups = vec![Account::Name("no-such-group".into())];
+    let error = only_finding(&config, Severity::Error).unwrap();
+    assert!(error.starts_with("local.groups: there is no group \"no-such-group\""), "{error}");
+    config.local.groups.clear();
+    fs::remove_file(folder.path().join("node.key")).unwrap();
+    let error = only_finding(&config, Severity::Error).unwrap();
+    assert!(error.starts_with("identity: ") && error.contains("node.key"), "{error}");
+}
+
+#[test]
+fn a_check_says_that_a_port_is_in_use() {
+    let (_folder, mut config) = installed();
+    let other = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    config.listen = other.local_addr().unwrap();
+    let warning = only_finding(&config, Severity::Warning).unwrap();
+    assert_eq!(warning, format!("listen: {}/udp is in use, which is right if this node runs already", config.listen));
+}
