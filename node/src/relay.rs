@@ -115,6 +115,8 @@ struct State {
     abort_up: Option<Abort>,
     abort_down: Option<Abort>,
     over: bool,
+    /// Why it is over, if not by its end.
+    code: Code,
     news_queued_up: bool,
     news_queued_down: bool,
     data_queued: bool,
@@ -134,12 +136,13 @@ impl Relays {
         let number = self.next.get() + 1;
         self.next.set(number);
         let credit = Credit { stream: 0, epoch: open.epoch, received: 0, consumed: 0, limit: 0, finished: false };
+        let (outlet, stream) = (Rc::clone(&up.outlet), up.stream);
         let relay = Rc::new(Relay {
             number,
             open,
             relays: Rc::downgrade(self),
             state: RefCell::new(State {
-                up: up.clone(),
+                up,
                 down: None,
                 queue: VecDeque::new(),
                 taken: 0,
@@ -159,13 +162,14 @@ impl Relays {
                 abort_up: None,
                 abort_down: None,
                 over: false,
+                code: Code::Closed,
                 news_queued_up: false,
                 news_queued_down: false,
                 data_queued: false,
             }),
         });
-        if let Some(stream) = up.stream {
-            up.outlet.register(stream, Rc::clone(&relay));
+        if let Some(stream) = stream {
+            outlet.register(stream, Rc::clone(&relay));
         }
         self.live.borrow_mut().insert(number, Rc::clone(&relay));
         relay
@@ -238,6 +242,11 @@ impl Relay {
     /// Whether the stream has ended, one way or the other.
     pub(crate) fn is_over(&self) -> bool {
         self.state.borrow().over
+    }
+
+    /// With which code the stream has ended; `closed` when it ended cleanly or has not ended.
+    pub(crate) fn code(&self) -> Code {
+        self.state.borrow().code
     }
 
     /// Whether the consumer has not answered yet.
@@ -397,12 +406,14 @@ impl Relay {
     }
 
     fn end_with(self: &Rc<Self>, up: Option<Abort>, down: Option<Abort>) {
+        let code = up.as_ref().or(down.as_ref()).map_or(Code::Closed, |abort| abort.code);
         {
             let mut state = self.state.borrow_mut();
             if std::mem::replace(&mut state.over, true) {
                 return;
             }
             state.queue = VecDeque::new();
+            state.code = code;
             state.abort_up = up;
             state.abort_down = down;
         }

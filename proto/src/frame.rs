@@ -13,9 +13,12 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message as _;
 
-use crate::message::{
-    Abort, Accept, Bind, Bound, Consumed, ConsumedAck, Credit, Drain, Incoming, Limit, LinkHello, Malformed, Message,
-    Open, Reclaim, Refused, Resume, Resumed, TrunkHello, Unbind, Want,
+use crate::{
+    code::Code,
+    message::{
+        Abort, Accept, Bind, Bound, Consumed, ConsumedAck, Credit, Drain, Incoming, Limit, LinkHello, Malformed,
+        Message, Open, Reclaim, Refused, Resume, Resumed, TrunkHello, Unbind, Want,
+    },
 };
 
 /// The bytes that begin every frame.
@@ -71,6 +74,19 @@ pub enum FrameError {
         /// What is wrong with it.
         reason: Malformed,
     },
+}
+
+impl FrameError {
+    /// The code that the stream or the connection ends with.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Unknown { .. } => Code::Unsupported,
+            Self::TooLong { .. } | Self::TooShort { .. } | Self::Parse { .. } | Self::Malformed { .. } => {
+                Code::Protocol
+            }
+        }
+    }
 }
 
 /// What a DATA frame's header says.

@@ -18,7 +18,7 @@ use tokio::{
 use tracing::{debug, warn};
 use trunkline_proto::{
     code::Code,
-    frame::{DATA_BYTES_MAX, DataHeader, Decoder, Frame},
+    frame::{DATA_BYTES_MAX, DataHeader, Decoder, Frame, FrameError},
     id::{ConsumerName, JobId},
     message::{Abort, Accept, Bind, Bound, Incoming, LinkHello, Open, Refused},
     outgoing::Outgoing,
@@ -77,6 +77,10 @@ struct Fault {
 impl Fault {
     fn protocol(text: impl Into<String>) -> Self {
         Self { code: Code::Protocol, text: text.into() }
+    }
+
+    fn unreadable(error: &FrameError) -> Self {
+        Self { code: error.code(), text: error.to_string() }
     }
 }
 
@@ -193,7 +197,7 @@ async fn farewell(writer: &OwnedWriteHalf, fault: &Fault) {
 
 async fn read_hello(reader: &mut OwnedReadHalf, decoder: &mut Decoder) -> Result<LinkHello, Fault> {
     loop {
-        match decoder.next().map_err(|error| Fault::protocol(error.to_string()))? {
+        match decoder.next().map_err(|error| Fault::unreadable(&error))? {
             Some(Frame::LinkHello(hello)) => return Ok(hello),
             Some(_) => return Err(Fault::protocol("the first frame was no HELLO")),
             None => {}
@@ -228,7 +232,7 @@ async fn read(
     decoder: &mut Decoder,
 ) -> Result<(), Fault> {
     loop {
-        while let Some(frame) = decoder.next().map_err(|error| Fault::protocol(error.to_string()))? {
+        while let Some(frame) = decoder.next().map_err(|error| Fault::unreadable(&error))? {
             handle(node, process, frame)?;
         }
         if !fill(reader, decoder).await {

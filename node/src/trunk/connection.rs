@@ -143,7 +143,8 @@ impl Control {
     }
 
     pub(super) async fn read_hello(&mut self) -> Result<TrunkHello, String> {
-        match next_frame(&mut self.recv, &mut self.decoder).await? {
+        let first = next_frame(&mut self.recv, &mut self.decoder).await;
+        match first.map_err(|unreadable| unreadable.text)? {
             Some(Frame::TrunkHello(hello)) => Ok(hello),
             Some(_) => Err("its first frame was no HELLO".to_owned()),
             None => Err("it ended its control stream".to_owned()),
@@ -151,16 +152,29 @@ impl Control {
     }
 }
 
-/// The next frame of a stream, or `None` at its end. Not cancel-safe.
-pub(super) async fn next_frame(recv: &mut RecvStream, decoder: &mut Decoder) -> Result<Option<Frame>, String> {
+/// Why a stream's frames cannot be read on.
+pub(super) struct Unreadable {
+    pub(super) code: Code,
+    pub(super) text: String,
+}
+
+impl Unreadable {
+    fn protocol(text: &str) -> Self {
+        Self { code: Code::Protocol, text: text.to_owned() }
+    }
+}
+
+/// The next frame of a stream, or `None` at its end. Cancel-safe: what was read stays in `decoder`.
+pub(super) async fn next_frame(recv: &mut RecvStream, decoder: &mut Decoder) -> Result<Option<Frame>, Unreadable> {
     loop {
-        if let Some(frame) = decoder.next().map_err(|error| error.to_string())? {
+        let next = decoder.next().map_err(|error| Unreadable { code: error.code(), text: error.to_string() });
+        if let Some(frame) = next? {
             return Ok(Some(frame));
         }
         match recv.read_chunk(CONTROL_READ_BYTES, true).await {
             Ok(Some(chunk)) => decoder.buffer().extend_from_slice(&chunk.bytes),
             Ok(None) => return Ok(None),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(Unreadable { code: Code::Cancelled, text: error.to_string() }),
         }
     }
 }
@@ -230,16 +244,17 @@ impl Trunk {
 /// Runs a trunk until its connection ends, and says why it did.
 pub(super) async fn run(node: &Rc<Node>, trunk: &Rc<Trunk>, control: Control) -> String {
     let Control { send, mut recv, mut decoder } = control;
+    let protocol = |text| Unreadable { code: Code::Protocol, text };
     let ended = tokio::select! {
-        error = accept(node, trunk) => explain(&error),
-        error = pump::open(trunk) => explain(&error),
-        why = pump::run(trunk, send) => why,
-        why = read_control(trunk, &mut recv, &mut decoder) => why,
-        never = close_when_superseded(trunk) => never,
+        error = accept(node, trunk) => protocol(explain(&error)),
+        error = pump::open(trunk) => protocol(explain(&error)),
+        why = pump::run(trunk, send) => protocol(why),
+        unreadable = read_control(trunk, &mut recv, &mut decoder) => unreadable,
+        superseded = superseded(trunk) => superseded,
     };
-    // What interrupted a loop is less than why the connection is gone, which may take quinn a moment to know.
-    let why = trunk.connection.close_reason().map_or(ended, |reason| explain(&reason));
-    trunk.connection.close(Code::Protocol.to_wire().into(), why.as_bytes());
+    // What interrupted a loop is less than why the connection is gone, if it is.
+    let why = trunk.connection.close_reason().map_or(ended.text, |reason| explain(&reason));
+    trunk.connection.close(ended.code.to_wire().into(), why.as_bytes());
     for stream in trunk.streams.take().into_values() {
         stream.reader.abort();
     }
@@ -280,8 +295,8 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
     let first = timeout(node.config.limits.hello_timeout, next_frame(&mut recv, &mut decoder)).await;
     let open = match opening(first) {
         Ok(open) => Open { stream: 0, producer_node: Some(trunk.peer.clone()), ..open },
-        Err((code, text)) => {
-            trunk.outlet.push_frame(Abort { stream, code, offset: 0, text: text.to_owned() });
+        Err(Unreadable { code, text }) => {
+            trunk.outlet.push_frame(Abort { stream, code, offset: 0, text });
             return send.reset(code);
         }
     };
@@ -296,31 +311,33 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
 }
 
 /// What the first frame of a stream is, or why it is none that a stream begins with.
-fn opening(first: Result<Result<Option<Frame>, String>, Elapsed>) -> Result<Open, (Code, &'static str)> {
+fn opening(first: Result<Result<Option<Frame>, Unreadable>, Elapsed>) -> Result<Open, Unreadable> {
     match first {
         Ok(Ok(Some(Frame::Open(open)))) => Ok(open),
-        Ok(Ok(Some(Frame::Resume(_)))) => Err((Code::Unsupported, "this version does not resume streams")),
-        Ok(Ok(Some(_))) => Err((Code::Protocol, "the first frame of a stream is its OPEN")),
-        Ok(Ok(None) | Err(_)) => Err((Code::Cancelled, "the stream ended before its OPEN")),
-        Err(_) => Err((Code::Protocol, "no OPEN came in time")),
+        Ok(Ok(Some(Frame::Resume(_)))) => {
+            Err(Unreadable { code: Code::Unsupported, text: "this version does not resume streams".to_owned() })
+        }
+        Ok(Ok(Some(_))) => Err(Unreadable::protocol("the first frame of a stream is its OPEN")),
+        Ok(Ok(None)) => Err(Unreadable::protocol("the stream ended before its OPEN")),
+        Ok(Err(unreadable)) => Err(unreadable),
+        Err(_) => Err(Unreadable::protocol("no OPEN came in time")),
     }
 }
 
-async fn read_control(trunk: &Rc<Trunk>, recv: &mut RecvStream, decoder: &mut Decoder) -> String {
+async fn read_control(trunk: &Rc<Trunk>, recv: &mut RecvStream, decoder: &mut Decoder) -> Unreadable {
     loop {
-        match next_frame(recv, decoder).await {
-            Ok(Some(frame)) => {
-                if let Err(why) = handle_control(trunk, frame) {
-                    return why;
-                }
-            }
-            Ok(None) => return "it ended its control stream".to_owned(),
-            Err(why) => return why,
+        let handled = match next_frame(recv, decoder).await {
+            Ok(Some(frame)) => handle_control(trunk, frame),
+            Ok(None) => Err(Unreadable::protocol("it ended its control stream")),
+            Err(unreadable) => Err(unreadable),
+        };
+        if let Err(unreadable) = handled {
+            return unreadable;
         }
     }
 }
 
-fn handle_control(trunk: &Rc<Trunk>, frame: Frame) -> Result<(), String> {
+fn handle_control(trunk: &Rc<Trunk>, frame: Frame) -> Result<(), Unreadable> {
     let outlet = &trunk.outlet;
     match frame {
         Frame::Abort(Abort { stream, code, offset, text }) => {
@@ -343,19 +360,18 @@ fn handle_control(trunk: &Rc<Trunk>, frame: Frame) -> Result<(), String> {
         Frame::Limit(_) | Frame::Consumed(_) | Frame::ConsumedAck(_) => {
             debug!("{} sent a frame that answers nothing", trunk.peer);
         }
-        _ => return Err("it sent a frame that a control stream does not carry".to_owned()),
+        _ => return Err(Unreadable::protocol("it sent a frame that a control stream does not carry")),
     }
     Ok(())
 }
 
-/// Closes the connection once another is the trunk and its last stream has ended.
-async fn close_when_superseded(trunk: &Rc<Trunk>) -> String {
+/// Ends once another connection is the trunk and the last stream of this one has ended.
+async fn superseded(trunk: &Rc<Trunk>) -> Unreadable {
     let mut check = interval(SUPERSEDED_CHECK);
     loop {
         check.tick().await;
         if !trunk.current.get() && trunk.outlet.streams_count() == 0 && trunk.to_open.borrow().is_empty() {
-            trunk.connection.close(Code::DuplicateTrunk.to_wire().into(), b"another connection is the trunk");
-            return "another connection is the trunk".to_owned();
+            return Unreadable { code: Code::Closed, text: "another connection is the trunk".to_owned() };
         }
     }
 }

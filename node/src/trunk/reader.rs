@@ -20,25 +20,28 @@ const CHUNKS: usize = 48;
 const REVERSE_READ_BYTES: usize = 4 * 1024;
 
 /// A receiving half that says when it is dropped that it will not be read on.
-struct Receiving(RecvStream);
+struct Receiving {
+    recv: RecvStream,
+    relay: Rc<Relay>,
+}
 
 impl Drop for Receiving {
     fn drop(&mut self) {
         // It fails only for a stream that was read to its end.
-        let _ = self.0.stop(Code::Closed.to_wire().into());
+        let _ = self.recv.stop(self.relay.code().to_wire().into());
     }
 }
 
 /// The bytes of a stream, on the consumer's node. `begun` came with the OPEN.
 pub(super) async fn forward(relay: Rc<Relay>, recv: RecvStream, begun: Bytes) {
-    let mut recv = Receiving(recv);
+    let mut half = Receiving { recv, relay: Rc::clone(&relay) };
     let mut offset = 0;
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
     if !begun.is_empty() {
         relay.data(offset, begun, false);
     }
     while !relay.is_over() {
-        match recv.0.read_chunks(&mut chunks).await {
+        match half.recv.read_chunks(&mut chunks).await {
             Ok(Some(count)) => {
                 let chunks = &mut chunks[..count];
                 let bytes = gather(chunks);
@@ -63,7 +66,7 @@ fn gather(chunks: &mut [Bytes]) -> Bytes {
 
 /// ACCEPT and credit, on the producer's node.
 pub(super) async fn reverse(relay: Rc<Relay>, recv: RecvStream) {
-    let mut recv = Receiving(recv);
+    let mut half = Receiving { recv, relay: Rc::clone(&relay) };
     let mut decoder = Decoder::default();
     while !relay.is_over() {
         match decoder.next() {
@@ -72,8 +75,8 @@ pub(super) async fn reverse(relay: Rc<Relay>, recv: RecvStream) {
             Ok(Some(_)) => {
                 return relay.fail(Code::Protocol, "a frame that the reverse half of a stream does not carry");
             }
-            Err(error) => return relay.fail(Code::Protocol, &error.to_string()),
-            Ok(None) => match recv.0.read_chunk(REVERSE_READ_BYTES, true).await {
+            Err(error) => return relay.fail(error.code(), &error.to_string()),
+            Ok(None) => match half.recv.read_chunk(REVERSE_READ_BYTES, true).await {
                 Ok(Some(chunk)) => decoder.buffer().extend_from_slice(&chunk.bytes),
                 Ok(None) => return after_reset(&relay, Side::Down, Code::Protocol),
                 Err(error) => return ended(&relay, Side::Down, &error),
@@ -83,10 +86,9 @@ pub(super) async fn reverse(relay: Rc<Relay>, recv: RecvStream) {
 }
 
 fn ended(relay: &Rc<Relay>, side: Side, error: &ReadError) {
-    match error {
-        ReadError::Reset(code) => after_reset(relay, side, Code::from_wire((*code).into())),
-        // The trunk ends, and its streams with it.
-        _ => {}
+    // Otherwise the trunk ends, and its streams with it.
+    if let ReadError::Reset(code) = error {
+        after_reset(relay, side, Code::from_wire((*code).into()));
     }
 }
 
