@@ -329,6 +329,8 @@ impl Node {
                 relay.fail(Code::Draining, &format!("{} has shut down", self.id));
             }
         }
-        sleep(LAST_WORDS).await;
+        if !self.processes.borrow().is_empty() || !self.trunks.all().is_empty() {
+            sleep(LAST_WORDS).await;
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    convert::Infallible,
     io::{self, IoSlice},
     rc::Rc,
     time::{Duration, Instant},
@@ -153,7 +154,7 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
     let ended = tokio::select! {
         ended = read(&node, &process, &mut reader, &mut decoder) => ended,
         // Nobody reads the link any more. What the process said before it went must still be read.
-        () = write(&process, &writer) => unreachable!("the writer waits for the reader to end"),
+        never = write(&process, &writer) => match never {},
     };
     if let Err(fault) = &ended {
         node.refusals
@@ -359,7 +360,7 @@ fn handle_bind(node: &Rc<Node>, process: &Rc<Process>, bind: Bind) {
 }
 
 /// Writes what the outlet has, until it is dropped. Does not end when nobody reads: the reader sees the end first.
-async fn write(process: &Rc<Process>, writer: &OwnedWriteHalf) {
+async fn write(process: &Rc<Process>, writer: &OwnedWriteHalf) -> Infallible {
     let outlet = &process.outlet;
     let mut outgoing = Outgoing::default();
     loop {

@@ -1,0 +1,211 @@
+//! What all streams of the process share: the credit that it grants, and the memory that its senders fill.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Waker,
+};
+
+use trunkline_session::CreditPolicy;
+
+use super::{ReceiveCell, lock};
+
+/// What a receiving stream tells the credit policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Its application has consumed it so far.
+    Consumed(u64),
+    /// It has consumed everything before a message that ends beyond the limit.
+    Message { consumed: u64, end: u64 },
+    /// Its sender has bytes up to here.
+    Wanted(u64),
+    /// It has ended, and nothing of it is held any more.
+    Close,
+}
+
+/// The credit policy, and the streams that it decides on. Its lock is the innermost: no other is taken under it.
+pub(crate) struct CreditBook(Mutex<Book>);
+
+struct Book {
+    policy: Box<dyn CreditPolicy>,
+    cells: HashMap<u64, Arc<ReceiveCell>>,
+}
+
+impl CreditBook {
+    pub(crate) fn new(policy: Box<dyn CreditPolicy>) -> Self {
+        Self(Mutex::new(Book { policy, cells: HashMap::new() }))
+    }
+
+    /// Enters a stream; `make` is given its first limit.
+    pub(crate) fn open(&self, stream: u64, make: impl FnOnce(u64) -> Arc<ReceiveCell>) -> Arc<ReceiveCell> {
+        let mut book = lock(&self.0);
+        let cell = make(book.policy.open(stream));
+        book.cells.insert(stream, Arc::clone(&cell));
+        cell
+    }
+
+    /// Tells the policy, and returns what it grants in answer: a cell and its new limit. The caller tells the cells.
+    pub(crate) fn tell(&self, stream: u64, news: News) -> Vec<(Arc<ReceiveCell>, u64)> {
+        let mut book = lock(&self.0);
+        // Dropped after the lock: it may be the last of its cell.
+        let mut closed = None;
+        match news {
+            News::Consumed(consumed) => book.policy.consumed(stream, consumed),
+            News::Message { consumed, end } => book.policy.message(stream, consumed, end),
+            News::Wanted(wanted) => book.policy.wanted(stream, wanted),
+            News::Close => {
+                book.policy.close(stream);
+                closed = book.cells.remove(&stream);
+            }
+        }
+        let mut grants = Vec::new();
+        while let Some(grant) = book.policy.poll_grant() {
+            if let Some(cell) = book.cells.get(&grant.stream) {
+                grants.push((Arc::clone(cell), grant.limit));
+            }
+        }
+        drop(book);
+        drop(closed);
+        grants
+    }
+
+    /// The link is gone: nobody can be granted anything.
+    pub(crate) fn clear(&self) {
+        let cells = mem::take(&mut lock(&self.0).cells);
+        drop(cells);
+    }
+}
+
+/// What all senders of the process may hold together: unsent, or kept until the other process has it.
+///
+/// When it is used up, `send` waits. An empty budget lets any one message in. Room goes to those who wait in their order,
+/// past those whose message does not fit: a long message must not stop the short ones of other streams.
+#[derive(Debug)]
+pub(crate) struct SendBudget {
+    bytes_max: u64,
+    used: AtomicU64,
+    tickets: AtomicU64,
+    /// Who waits, by ticket: at most one for each sender.
+    waiting: Mutex<BTreeMap<u64, Waiter>>,
+    waiting_count: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    bytes: u64,
+    waker: Waker,
+}
+
+impl SendBudget {
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        Self {
+            bytes_max,
+            used: AtomicU64::new(0),
+            tickets: AtomicU64::new(0),
+            waiting: Mutex::new(BTreeMap::new()),
+            waiting_count: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes `bytes`, if there is room.
+    pub(crate) fn reserve(&self, bytes: u64) -> bool {
+        let room = |used: u64| self.fits(used, bytes).then_some(used + bytes);
+        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).is_ok()
+    }
+
+    fn fits(&self, used: u64, bytes: u64) -> bool {
+        used == 0 || used + bytes <= self.bytes_max
+    }
+
+    /// Gives `bytes` back. The caller wakes what it returns, once it holds no lock.
+    #[must_use]
+    pub(crate) fn release(&self, bytes: u64) -> Vec<Waker> {
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
+        self.serve()
+    }
+
+    /// A place in the queue.
+    pub(crate) fn ticket(&self) -> u64 {
+        self.tickets.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Has `waker` woken when there is room. Ask [`SendBudget::reserve`] again after this: room may have come between.
+    pub(crate) fn wait(&self, ticket: u64, bytes: u64, waker: &Waker) {
+        let mut waiting = lock(&self.waiting);
+        waiting.insert(ticket, Waiter { bytes, waker: waker.clone() });
+        self.waiting_count.store(waiting.len(), Ordering::SeqCst);
+    }
+
+    /// Forgets a waiter. What room it was woken for and did not take goes to the next: the caller wakes them.
+    #[must_use]
+    pub(crate) fn leave(&self, ticket: u64) -> Vec<Waker> {
+        let mut waiting = lock(&self.waiting);
+        let left = waiting.remove(&ticket);
+        self.waiting_count.store(waiting.len(), Ordering::SeqCst);
+        drop(waiting);
+        drop(left);
+        self.serve()
+    }
+
+    /// Takes those out of the queue for whom there is room.
+    fn serve(&self) -> Vec<Waker> {
+        if self.waiting_count.load(Ordering::SeqCst) == 0 {
+            return Vec::new();
+        }
+        let mut waiting = lock(&self.waiting);
+        let mut used = self.used.load(Ordering::SeqCst);
+        let mut wakers = Vec::new();
+        waiting.retain(|_, waiter| {
+            let fits = self.fits(used, waiter.bytes);
+            if fits {
+                used += waiter.bytes;
+                wakers.push(waiter.waker.clone());
+            }
+            !fits
+        });
+        self.waiting_count.store(waiting.len(), Ordering::SeqCst);
+        wakers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_budget_lets_any_one_message_in_and_no_second() {
+        let budget = SendBudget::new(100);
+        assert!(budget.reserve(1_000));
+        assert!(!budget.reserve(1));
+        budget.wait(budget.ticket(), 60, Waker::noop());
+        assert_eq!(budget.release(900).len(), 0, "there is no room yet");
+        assert_eq!(budget.release(50).len(), 0, "there is not enough room yet");
+        assert_eq!(budget.release(50).len(), 1);
+        assert!(budget.reserve(60) && budget.reserve(40) && !budget.reserve(1));
+    }
+
+    #[test]
+    fn a_long_message_that_waits_does_not_stop_short_ones() {
+        let budget = SendBudget::new(100);
+        assert!(budget.reserve(90) && budget.reserve(10));
+        budget.wait(budget.ticket(), 80, Waker::noop());
+        budget.wait(budget.ticket(), 10, Waker::noop());
+        assert_eq!(budget.release(10).len(), 1);
+    }
+
+    #[test]
+    fn room_that_a_leaver_did_not_take_goes_to_the_next() {
+        let budget = SendBudget::new(100);
+        assert!(budget.reserve(100));
+        let tickets = [budget.ticket(), budget.ticket()];
+        for ticket in tickets {
+            budget.wait(ticket, 100, Waker::noop());
+        }
+        assert_eq!(budget.release(100).len(), 1);
+        assert_eq!(budget.leave(tickets[0]).len(), 1);
+    }
+}

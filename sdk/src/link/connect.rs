@@ -1,0 +1,168 @@
+//! How a link comes about: the thread is started, connects, and greets the node.
+
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::{net::UnixStream, sync::oneshot};
+use trunkline_proto::{
+    frame::{Decoder, Frame},
+    id::NodeId,
+    message::LinkHello,
+    outgoing::Outgoing,
+    version::{NoCommonVersion, Offer},
+};
+
+use super::{Shared, thread::Link};
+use crate::error::Error;
+
+/// The name of the thread that serves a link.
+const THREAD_NAME: &str = "trunkline-link";
+
+/// What an attachment is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) software: String,
+    pub(crate) receive_budget_bytes: u64,
+    pub(crate) send_budget_bytes: u64,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) connect_timeout: Duration,
+}
+
+/// A link that was greeted.
+pub(crate) struct Attached {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) thread: JoinHandle<()>,
+    pub(crate) node: NodeId,
+    pub(crate) cluster: String,
+}
+
+/// Opens the latch when the thread ends, by whatever way.
+struct OpenOnDrop(Arc<Shared>);
+
+impl Drop for OpenOnDrop {
+    fn drop(&mut self) {
+        self.0.done.open(false);
+    }
+}
+
+/// Starts the thread and waits for the node's greeting. When this is dropped, the thread ends.
+pub(crate) async fn attach(path: &Path, options: Options) -> Result<Attached, Error> {
+    let shared = Arc::new(Shared::new(&options));
+    let (answer, answered) = oneshot::channel();
+    let thread = {
+        let (path, shared) = (path.to_owned(), Arc::clone(&shared));
+        std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || serve(&path, &options, shared, answer))
+    };
+    let thread = thread.map_err(|error| Error::system("cannot start the link's thread", error))?;
+    match answered.await {
+        Ok(hello) => {
+            let (node, cluster) = hello?;
+            Ok(Attached { shared, thread, node, cluster })
+        }
+        Err(_) => Err(Error::system("the link's thread ended", "it panicked")),
+    }
+}
+
+type Answer = oneshot::Sender<Result<(NodeId, String), Error>>;
+
+/// The thread.
+fn serve(path: &Path, options: &Options, shared: Arc<Shared>, mut answer: Answer) {
+    let _opens = OpenOnDrop(Arc::clone(&shared));
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // Nobody is there to be told when the connect was given up.
+            let _ = answer.send(Err(Error::system("cannot start the link's runtime", error)));
+            return;
+        }
+    };
+    let clean = runtime.block_on(async {
+        let greeted = tokio::select! {
+            greeted = tokio::time::timeout(options.connect_timeout, greet(path, &options.software)) => greeted,
+            () = answer.closed() => return false,
+        };
+        let greeted = greeted.unwrap_or_else(|_| Err(Error::connect_timeout(path, options.connect_timeout)));
+        let (socket, decoder, node, cluster) = match greeted {
+            Ok(greeted) => greeted,
+            Err(error) => {
+                let _ = answer.send(Err(error));
+                return false;
+            }
+        };
+        let link = Link::new(Arc::clone(&shared), socket, decoder, path_of_node(path, &node));
+        if answer.send(Ok((node, cluster))).is_err() {
+            return false;
+        }
+        link.run().await
+    });
+    drop(runtime);
+    shared.done.open(clean);
+}
+
+/// How the node is named when the link to it is lost.
+fn path_of_node(path: &Path, node: &NodeId) -> String {
+    format!("node {node} at {}", path.display())
+}
+
+async fn greet(path: &Path, software: &str) -> Result<(UnixStream, Decoder, NodeId, String), Error> {
+    let socket = UnixStream::connect(path).await.map_err(|error| Error::connect(path, &error))?;
+    let mut decoder = Decoder::default();
+    let hello = LinkHello {
+        offer: Offer::ours(),
+        software: software.to_owned(),
+        cluster: String::new(),
+        node: None,
+        pid: std::process::id(),
+    };
+    // A node that refuses may have closed its side already: what it said is still to be read.
+    let told = write_all(&socket, &hello.into()).await;
+    let hello = match read_frame(&socket, &mut decoder, path).await? {
+        Some(Frame::LinkHello(hello)) => hello,
+        Some(Frame::Refused(refused)) => return Err(Error::link_refused(path, refused.code, &refused.text)),
+        Some(_) => return Err(Error::no_node(path, "its first frame is neither HELLO nor REFUSED")),
+        None => return Err(Error::no_node(path, "it closed the connection without a word")),
+    };
+    told.map_err(|error| Error::connect(path, &error))?;
+    if let Err(error) = Offer::ours().agree(&hello.offer) {
+        return Err(Error::link_refused(path, NoCommonVersion::CODE, &error.to_string()));
+    }
+    let node = hello.node.ok_or_else(|| Error::no_node(path, "its HELLO names no node"))?;
+    Ok((socket, decoder, node, hello.cluster))
+}
+
+async fn write_all(socket: &UnixStream, frame: &Frame) -> io::Result<()> {
+    let mut outgoing = Outgoing::default();
+    outgoing.push(frame);
+    while !outgoing.is_empty() {
+        socket.writable().await?;
+        match super::thread::write_some(socket, &mut outgoing) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            written => {
+                written?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn read_frame(socket: &UnixStream, decoder: &mut Decoder, path: &Path) -> Result<Option<Frame>, Error> {
+    loop {
+        if let Some(frame) = decoder.next().map_err(|error| Error::no_node(path, error))? {
+            return Ok(Some(frame));
+        }
+        socket.readable().await.map_err(|error| Error::connect(path, &error))?;
+        match socket.try_read_buf(decoder.buffer()) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(Error::connect(path, &error)),
+        }
+    }
+}
+

@@ -1,0 +1,117 @@
+//! What each frame from the node does.
+//!
+//! A frame for a stream or bind that is gone was in flight when it ended, and is ignored.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use trunkline_proto::{
+    code::Code,
+    frame::Frame,
+    message::{Abort, Incoming},
+};
+
+use super::{Cell, News, thread::Link};
+use crate::receiver::ProducerInfo;
+
+impl Link {
+    /// Carries one frame out.
+    ///
+    /// # Errors
+    /// The frame may not stand here: the node does not speak the link's protocol, and the link cannot go on.
+    pub(super) fn dispatch(&mut self, frame: Frame) -> Result<(), String> {
+        match frame {
+            Frame::Data(header, payload) => {
+                if let Some(cell) = self.receivers.get(&header.stream) {
+                    cell.handle_data(&self.shared, &header, payload);
+                }
+            }
+            Frame::Credit(credit) => {
+                if let Some(cell) = self.senders.get(&credit.stream)
+                    && cell.handle_credit(&self.shared, &credit)
+                {
+                    self.senders.remove(&credit.stream);
+                }
+            }
+            Frame::Want(want) => {
+                if self.receivers.contains_key(&want.stream) {
+                    self.shared.tell(want.stream, Some(News::Wanted(want.wanted)));
+                }
+            }
+            Frame::Incoming(incoming) => self.incoming(incoming)?,
+            Frame::Accept(accept) => {
+                if let Some(cell) = self.senders.get(&accept.stream) {
+                    cell.handle_accept(&accept);
+                }
+            }
+            Frame::Abort(abort) => self.abort(abort),
+            Frame::Bound(bound) => {
+                if let Some(cell) = self.binds.get(&bound.bind) {
+                    cell.handle_bound();
+                }
+            }
+            Frame::Refused(refused) if refused.bind == 0 => {
+                return Err(format!("the node ended it: {}: {}", refused.code, refused.text));
+            }
+            Frame::Refused(refused) => {
+                if let Some(cell) = self.binds.remove(&refused.bind) {
+                    cell.handle_refused(refused);
+                }
+            }
+            Frame::Drain(drain) => {
+                tracing::info!(deadline_ms = drain.deadline_ms, "the node is shutting down and takes nothing new");
+                self.shared.draining.store(true, Ordering::Relaxed);
+            }
+            Frame::LinkHello(_) => return Err("the node greeted twice".to_owned()),
+            Frame::TrunkHello(_)
+            | Frame::Bind(_)
+            | Frame::Unbind(_)
+            | Frame::Open(_)
+            | Frame::Resume(_)
+            | Frame::Resumed(_)
+            | Frame::Reclaim(_)
+            | Frame::Limit(_)
+            | Frame::Consumed(_)
+            | Frame::ConsumedAck(_) => {
+                return Err("the node sent a frame that may not stand on a link to a process".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn abort(&mut self, abort: Abort) {
+        if let Some(cell) = self.senders.remove(&abort.stream) {
+            cell.handle_abort(&self.shared, abort.code, abort.offset, abort.text);
+        } else if let Some(cell) = self.receivers.remove(&abort.stream) {
+            cell.handle_abort(&self.shared, abort.code, abort.text);
+        }
+    }
+
+    fn incoming(&mut self, incoming: Incoming) -> Result<(), String> {
+        let Incoming { bind, open } = incoming;
+        let stream = open.stream;
+        if stream % 2 == 0 || self.receivers.contains_key(&stream) {
+            return Err(format!("the node offered a stream with the id {stream}, which it may not use"));
+        }
+        let Some(node) = open.producer_node else {
+            return Err(format!("the node offered stream {stream} without its producer's node"));
+        };
+        let producer = Arc::new(ProducerInfo {
+            name: open.producer,
+            node,
+            incarnation: open.incarnation,
+            number: open.number,
+        });
+        let offered = match self.binds.get(&bind) {
+            Some(cell) => cell.offer(&self.shared, stream, producer),
+            None => Err((Code::ConsumerClosed, "the consumer was closed before it took the stream".to_owned())),
+        };
+        match offered {
+            Ok(cell) => {
+                self.receivers.insert(stream, Arc::clone(&cell));
+                self.shared.ready.control(Cell::Receive(cell));
+            }
+            Err((code, text)) => self.outgoing.push(&Abort { stream, code, offset: 0, text }.into()),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! The link to the local node: a thread of its own, and what it shares with the application's tasks.
+//!
+//! ```text
+//!  tasks ──► cells (a lock each) ──► ready lists ──► trunkline-link: poll_output, write ──► socket
+//!  tasks ◄── wakers ◄── cells ◄──────────────────── trunkline-link: read, dispatch     ◄── socket
+//! ```
+//!
+//! A [`SendCell`], [`ReceiveCell`] or [`BindCell`] holds the state machine of one stream or bind and the waker of the one
+//! task that may wait for it. The thread owns the socket and the tables of ids, so these need no lock.
+//!
+//! Invariants: never two cells' locks at once; no waker is called under a lock; data of one cell never waits for the
+//! credit of another.
+
+mod bind_cell;
+mod budget;
+mod connect;
+mod dispatch;
+mod gather_queue;
+mod latch;
+mod ready;
+mod receive_cell;
+mod send_cell;
+mod thread;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Waker,
+};
+
+use trunkline_session::{SharedBudget, SharedBudgetConfig};
+
+pub(crate) use bind_cell::{BindCell, BindEnd};
+pub(crate) use budget::{CreditBook, News, SendBudget};
+pub(crate) use connect::{Attached, Options, attach};
+pub(crate) use gather_queue::{Admission, GatherQueue, Popped, Token};
+pub(crate) use latch::Latch;
+pub(crate) use ready::{Cell, Ready, Turn};
+pub(crate) use receive_cell::{Delivery, ReceiveCell};
+pub(crate) use send_cell::{SendCell, Stream};
+
+/// How an attachment ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Ended {
+    /// This process closed it.
+    Closed,
+    /// The link broke; why.
+    NodeLost(Arc<str>),
+}
+
+/// What the application's threads and the link's thread share.
+pub(crate) struct Shared {
+    pub(crate) ready: Ready,
+    pub(crate) credit: CreditBook,
+    pub(crate) send_budget: SendBudget,
+    /// The node said that it takes nothing new.
+    pub(crate) draining: AtomicBool,
+    /// Opens when the link's thread is done.
+    pub(crate) done: Latch,
+    pub(crate) message_bytes_max: usize,
+}
+
+impl Shared {
+    pub(crate) fn new(options: &Options) -> Self {
+        let config = SharedBudgetConfig {
+            budget_bytes: options.receive_budget_bytes,
+            // A message's length and the end mark beside it: the longest message must fit exactly.
+            large_bytes: options.message_bytes_max as u64 + 64,
+            ..SharedBudgetConfig::default()
+        };
+        Self {
+            ready: Ready::default(),
+            credit: CreditBook::new(Box::new(SharedBudget::new(config))),
+            send_budget: SendBudget::new(options.send_budget_bytes),
+            draining: AtomicBool::new(false),
+            done: Latch::default(),
+            message_bytes_max: options.message_bytes_max,
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Tells the credit policy, and the streams what follows from it. Call it with no lock held.
+    pub(crate) fn tell(&self, stream: u64, news: Option<News>) {
+        let Some(news) = news else { return };
+        for (cell, limit) in self.credit.tell(stream, news) {
+            cell.grant(self, limit);
+        }
+    }
+}
+
+/// Locks. A thread that panicked under one of these locks left a state machine between two whole calls at worst, and the
+/// others must still be able to end.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wakes, with no lock held.
+pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}

@@ -1,0 +1,150 @@
+//! Which cells have something for the node: how the application's threads tell the link's thread.
+//!
+//! A cell stands in each list at most once (a flag under its own lock sees to it), so the lists are bounded by the number
+//! of streams and binds.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+
+use super::{BindCell, Ended, ReceiveCell, SendCell, lock};
+
+/// A thing that two threads share: the application's acts on it, the link's carries it out.
+#[derive(Debug, Clone)]
+pub(crate) enum Cell {
+    Send(Arc<SendCell>),
+    Receive(Arc<ReceiveCell>),
+    Bind(Arc<BindCell>),
+}
+
+/// What the link's thread does next.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// Open, Accept, Credit, Want, Abort, Bind, Unbind: ahead of all data.
+    Control(Cell),
+    /// One DATA frame.
+    Data(Arc<SendCell>),
+}
+
+/// The lists of cells that have something to say.
+#[derive(Debug, Default)]
+pub(crate) struct Ready {
+    lists: Mutex<Lists>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Lists {
+    control: VecDeque<Cell>,
+    data: VecDeque<Arc<SendCell>>,
+    /// Set when the attachment is being closed or the link is lost: nothing new begins.
+    ended: Option<Ended>,
+    /// Nobody reads the lists any more.
+    shut: bool,
+    /// The link's thread is to end by then.
+    close_by: Option<Instant>,
+    /// Somebody waits until the node has closed its side too.
+    farewell: bool,
+}
+
+impl Ready {
+    /// Takes a new cell, unless the attachment has ended.
+    pub(crate) fn admit(&self, cell: Cell) -> Result<(), Ended> {
+        let mut lists = self.lock();
+        if let Some(ended) = &lists.ended {
+            return Err(ended.clone());
+        }
+        lists.control.push_back(cell);
+        drop(lists);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// A cell has something to say that is not data. Who calls this has set the cell's flag.
+    pub(crate) fn control(&self, cell: Cell) {
+        self.push(|lists| lists.control.push_back(cell));
+    }
+
+    /// A stream has data. Who calls this has set the cell's flag.
+    pub(crate) fn data(&self, cell: Arc<SendCell>) {
+        self.push(|lists| lists.data.push_back(cell));
+    }
+
+    fn push(&self, act: impl FnOnce(&mut Lists)) {
+        let mut lists = self.lock();
+        if lists.shut {
+            return;
+        }
+        act(&mut lists);
+        drop(lists);
+        // A syscall only when the link's thread sleeps.
+        self.wake.notify_one();
+    }
+
+    /// What to do next: control first, then the streams in rotation.
+    pub(crate) fn next(&self) -> Option<Turn> {
+        let mut lists = self.lock();
+        match lists.control.pop_front() {
+            Some(cell) => Some(Turn::Control(cell)),
+            None => lists.data.pop_front().map(Turn::Data),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        let lists = self.lock();
+        lists.control.is_empty() && lists.data.is_empty()
+    }
+
+    /// Resolves once something was pushed, or closing began, since the last time.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// From now on nothing new begins, and the link's thread ends by `by` at the latest. With `farewell` it waits for the
+    /// node to close its side as well.
+    pub(crate) fn begin_close(&self, by: Instant, farewell: bool) {
+        let mut lists = self.lock();
+        lists.farewell |= farewell;
+        lists.ended.get_or_insert(Ended::Closed);
+        lists.close_by = Some(lists.close_by.map_or(by, |before| before.min(by)));
+        drop(lists);
+        self.wake.notify_one();
+    }
+
+    /// When the link's thread is to end, once closing began.
+    pub(crate) fn close_by(&self) -> Option<Instant> {
+        self.lock().close_by
+    }
+
+    pub(crate) fn is_farewell_wanted(&self) -> bool {
+        self.lock().farewell
+    }
+
+    /// How the attachment ended, if it did.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.lock().ended.clone()
+    }
+
+    /// Empties the lists and returns every cell that stood in them.
+    pub(crate) fn take_all(&self) -> Vec<Cell> {
+        let mut lists = self.lock();
+        let mut cells: Vec<Cell> = lists.control.drain(..).collect();
+        cells.extend(lists.data.drain(..).map(Cell::Send));
+        cells
+    }
+
+    /// From now on whatever is pushed is dropped. A reason that was given before stays.
+    pub(crate) fn shut(&self, ended: Ended) {
+        let mut lists = self.lock();
+        lists.ended.get_or_insert(ended);
+        lists.shut = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lists> {
+        lock(&self.lists)
+    }
+}

@@ -1,0 +1,131 @@
+use std::{path::Path, time::Duration};
+
+use tokio::io::AsyncWriteExt as _;
+use trunkline::{Attachment, Code, ErrorKind};
+use trunkline_proto::{
+    frame::Frame,
+    message::{LinkHello, Refused},
+    version::Offer,
+};
+
+use crate::fake_node::{FakeNode, hello};
+
+#[tokio::test]
+async fn a_missing_socket_is_named_and_may_be_tried_again() {
+    let error = Attachment::connect("/nonexistent/x.sock").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect);
+    assert!(error.is_retryable());
+    assert_eq!(
+        error.to_string(),
+        "cannot connect to the node at /nonexistent/x.sock: No such file or directory; is trunkline-node running, and \
+         is this its [local] socket?"
+    );
+}
+
+#[tokio::test]
+async fn a_socket_that_nobody_listens_on_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("left-over.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let error = Attachment::connect(&path).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect);
+    assert!(error.to_string().contains("Connection refused"), "{error}");
+}
+
+#[tokio::test]
+async fn the_hello_says_who_speaks_and_the_answer_who_answers() {
+    let node = FakeNode::listen();
+    let greet = async {
+        let mut link = node.accept().await;
+        let Frame::LinkHello(said) = link.next().await else { panic!("a HELLO is expected") };
+        link.push(hello()).await;
+        (said, link)
+    };
+    let (attachment, (said, _link)) =
+        tokio::join!(Attachment::builder().software("wordcount-map").connect(&node.path), greet);
+    assert_eq!((said.software.as_str(), said.pid), ("wordcount-map", std::process::id()));
+    let attachment = attachment.unwrap();
+    assert_eq!((attachment.node().as_str(), attachment.cluster()), ("node-a", "test"));
+}
+
+#[tokio::test]
+async fn garbage_instead_of_a_hello_is_no_node() {
+    let node = FakeNode::listen();
+    let answer = async {
+        let mut link = node.accept().await;
+        link.next().await;
+        link.socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        link
+    };
+    let (attachment, _link) = tokio::join!(Attachment::connect(&node.path), answer);
+    let error = attachment.unwrap_err();
+    assert_eq!((error.kind(), error.code(), error.is_retryable()), (ErrorKind::Connect, Some(Code::Protocol), false));
+    assert!(error.to_string().contains("does not answer as a node"), "{error}");
+}
+
+#[tokio::test]
+async fn an_end_instead_of_a_hello_is_no_node() {
+    let node = FakeNode::listen();
+    let answer = async { drop(node.accept().await) };
+    let (attachment, ()) = tokio::join!(Attachment::connect(&node.path), answer);
+    let error = attachment.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect);
+    assert!(error.to_string().contains("closed the connection without a word"), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_that_refuses_is_quoted() {
+    let node = FakeNode::listen();
+    let answer = async {
+        let mut link = node.accept().await;
+        link.push(Refused { bind: 0, code: Code::Forbidden, text: "uid 7 is not in allowed_users".into() }).await;
+    };
+    let (attachment, ()) = tokio::join!(Attachment::connect(&node.path), answer);
+    let error = attachment.unwrap_err();
+    assert_eq!((error.kind(), error.code(), error.is_retryable()), (ErrorKind::Refused, Some(Code::Forbidden), false));
+    assert!(error.to_string().contains("forbidden: uid 7 is not in allowed_users"), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_of_another_age_is_refused_with_both_ranges() {
+    let node = FakeNode::listen();
+    let answer = async {
+        let mut link = node.accept().await;
+        let offer = Offer { version_min: 90, version_max: 91, features: Vec::new() };
+        link.push(LinkHello { offer, ..hello() }).await;
+        link
+    };
+    let (attachment, _link) = tokio::join!(Attachment::connect(&node.path), answer);
+    let error = attachment.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Refused, Some(Code::Version)));
+    assert!(error.to_string().contains("the other 90 to 91"), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_that_says_nothing_is_not_waited_for_for_ever() {
+    let node = FakeNode::listen();
+    let builder = Attachment::builder().connect_timeout(Duration::from_millis(20));
+    let error = builder.connect(&node.path).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, true));
+}
+
+#[tokio::test]
+async fn a_connect_that_is_given_up_closes_its_socket() {
+    let node = FakeNode::listen();
+    let path = node.path.clone();
+    let connecting = tokio::spawn(async move { Attachment::connect(&path).await });
+    let mut link = node.accept().await;
+    link.next().await;
+    connecting.abort();
+    assert!(link.next_or_end().await.is_none());
+}
+
+#[tokio::test]
+async fn settings_out_of_range_are_refused_before_anything_is_done() {
+    let builders =
+        [Attachment::builder().receive_budget_bytes(1), Attachment::builder().message_bytes_max(usize::MAX)];
+    for builder in builders {
+        let error = builder.connect(Path::new("/nonexistent")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
+}
