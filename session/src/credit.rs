@@ -2,6 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use trunkline_proto::framing::LENGTH_BYTES_MAX;
+
+/// What every stream may hold beside the budget: the longest length of a message. Whatever waits at the head of a
+/// stream, its length is let in and so its size is known; from there on the pool can take it. This is why no stream
+/// waits for ever, however small the budget is and however many idle streams hold it.
+const HEAD_BYTES: u64 = LENGTH_BYTES_MAX as u64;
+
 /// A stream may now be sent up to `limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
@@ -29,7 +36,7 @@ pub trait CreditPolicy: Send {
     /// limit. It can be consumed only as a whole, so it must be let in as a whole.
     fn message(&mut self, stream: u64, consumed: u64, end: u64);
 
-    /// The stream has ended. What it held is free.
+    /// The stream has ended and nothing of it is held any more. What it held is free.
     fn close(&mut self, stream: u64);
 
     /// The next grant that follows from what the policy was told.
@@ -39,13 +46,15 @@ pub trait CreditPolicy: Send {
 /// The sizes of [`SharedBudget`], in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SharedBudgetConfig {
-    /// What all streams of the process may hold together, messages in the pool below apart.
+    /// What all streams of the process may hold together, messages in the pool below apart, and apart from four bytes
+    /// that each stream may always hold: the length of its next message.
     pub budget_bytes: u64,
     /// What a stream is given at first, and the least that a turn gives while the budget lasts.
     pub initial_bytes: u64,
     /// The most that one stream's window grows to.
     pub stream_bytes_max: u64,
-    /// What messages longer than their stream's window may hold together; at least the longest message.
+    /// What messages longer than their stream's window may hold together; at least the longest message and the four
+    /// bytes of its length. A message that is longer than this is never let in.
     pub large_bytes: u64,
 }
 
@@ -67,7 +76,7 @@ struct Stream {
     limit: u64,
     window: u64,
     wanted: u64,
-    /// The end of a message that reaches beyond what the budget gives.
+    /// A message that reaches beyond what the budget gives.
     large: Option<Large>,
     /// In `hungry`.
     queued: bool,
@@ -75,24 +84,43 @@ struct Stream {
 
 #[derive(Debug, Clone, Copy)]
 struct Large {
+    /// The offset at which the message ends.
     end: u64,
     /// Bytes held in the pool; 0 while it waits for them.
     reserved: u64,
 }
 
+impl Stream {
+    fn is_in_pool(&self) -> bool {
+        self.large.is_some_and(|large| large.reserved > 0)
+    }
+
+    /// What the stream holds of the budget.
+    fn charge(&self) -> u64 {
+        // In the pool, the reservation answers for everything that the stream may hold.
+        if self.is_in_pool() { 0 } else { (self.limit - self.consumed).saturating_sub(HEAD_BYTES) }
+    }
+
+    /// Up to where a turn lets it be sent.
+    fn turn(&self, initial_bytes: u64) -> u64 {
+        self.consumed.saturating_add(self.window.min(initial_bytes).max(HEAD_BYTES))
+    }
+}
+
 /// Every stream gets a small window, which doubles while its application keeps up, out of one budget.
 ///
-/// Half of the budget is kept for first windows, so that streams which grew early cannot keep later ones out. A stream
-/// that could not be given its first window waits its turn; so does a message that needs the pool.
+/// Windows grow within half of the budget, and a stream whose sender does not ask is given a first window within three
+/// quarters. The rest is for those that ask, in turn: streams that grew early, or idle, cannot keep later ones out. A
+/// message that does not fit waits its turn for the pool.
 #[derive(Debug)]
 pub struct SharedBudget {
     config: SharedBudgetConfig,
     streams: HashMap<u64, Stream>,
-    /// The sum of `limit - consumed` of all streams without a pool reservation.
+    /// The sum of what all streams hold of the budget.
     committed: u64,
     /// Free bytes of the pool.
     large_free: u64,
-    /// Streams with less than a first window, in the order in which they came to want more.
+    /// Streams that want more and have less than a turn gives, in the order in which they came to.
     hungry: VecDeque<u64>,
     /// Streams that wait for the pool, first come, first served.
     waiting_large: VecDeque<u64>,
@@ -114,46 +142,59 @@ impl SharedBudget {
         }
     }
 
-    /// Bytes that senders may have in flight or the process may hold, in windows and in the pool.
+    /// Bytes that senders may have in flight or the process may hold: in windows, in the pool, and four a stream.
     #[must_use]
     pub fn outstanding_bytes(&self) -> u64 {
-        self.committed + (self.config.large_bytes - self.large_free)
+        self.committed + (self.config.large_bytes - self.large_free) + HEAD_BYTES * self.streams.len() as u64
     }
 
-    /// Raises a stream's limit to `target` as far as `ceiling` on the sum allows; true when it reached the target.
-    fn raise(&mut self, stream: u64, target: u64, ceiling: u64) -> bool {
+    /// Changes a stream and keeps `committed` true.
+    fn update(&mut self, stream: u64, change: impl FnOnce(&mut Stream)) {
+        let Some(entry) = self.streams.get_mut(&stream) else { return };
+        let before = entry.charge();
+        change(entry);
+        self.committed = self.committed - before + entry.charge();
+    }
+
+    /// Raises a stream's limit to `target`, or as far as `ceiling` on the sum allows.
+    fn raise(&mut self, stream: u64, target: u64, ceiling: u64) {
         let free = ceiling.saturating_sub(self.committed);
-        let Some(entry) = self.streams.get_mut(&stream) else { return true };
-        let more = target.saturating_sub(entry.limit).min(free);
-        if more > 0 {
-            entry.limit += more;
-            self.committed += more;
-            self.grants.push_back(Grant { stream, limit: entry.limit });
+        let Some(entry) = self.streams.get(&stream) else { return };
+        let most = entry.consumed.saturating_add(HEAD_BYTES + entry.charge()).saturating_add(free);
+        let limit = target.min(most);
+        if limit > entry.limit {
+            self.update(stream, |entry| entry.limit = limit);
+            self.grants.push_back(Grant { stream, limit });
         }
-        entry.limit >= target
     }
 
-    /// Gives `stream` what its window asks for; queues it when it has less than a first window.
+    /// Gives `stream` what its window asks for; queues it when it wants more and has less than a turn gives.
     fn serve(&mut self, stream: u64) {
         let SharedBudgetConfig { budget_bytes, initial_bytes, .. } = self.config;
         let Some(entry) = self.streams.get(&stream) else { return };
-        if entry.large.is_some_and(|large| large.reserved > 0) {
+        if entry.is_in_pool() {
             return;
         }
-        let least = entry.consumed + entry.window.min(initial_bytes);
-        let full = entry.consumed + entry.window;
-        if !self.raise(stream, least, budget_bytes) {
-            let Some(entry) = self.streams.get_mut(&stream) else { return };
-            if !std::mem::replace(&mut entry.queued, true) {
-                self.hungry.push_back(stream);
-            }
-            return;
-        }
+        let turn = entry.turn(initial_bytes);
+        let full = entry.consumed.saturating_add(entry.window);
+        let wants = entry.wanted > entry.limit;
+        self.raise(stream, turn, if wants { budget_bytes } else { budget_bytes - budget_bytes / 4 });
         self.raise(stream, full, budget_bytes / 2);
+        let Some(entry) = self.streams.get_mut(&stream) else { return };
+        if entry.wanted > entry.limit && entry.limit < turn && !std::mem::replace(&mut entry.queued, true) {
+            self.hungry.push_back(stream);
+        }
     }
 
     /// Serves those who wait, as far as what is free allows.
     fn redistribute(&mut self) {
+        // The pool first: a stream that enters it gives its window back to the others.
+        while let Some(&stream) = self.waiting_large.front() {
+            if !self.reserve(stream) {
+                break;
+            }
+            self.waiting_large.pop_front();
+        }
         while self.committed < self.config.budget_bytes {
             let Some(stream) = self.hungry.pop_front() else { break };
             if let Some(entry) = self.streams.get_mut(&stream) {
@@ -161,32 +202,38 @@ impl SharedBudget {
                 self.serve(stream);
             }
         }
-        while let Some(&stream) = self.waiting_large.front() {
-            let Some(entry) = self.streams.get_mut(&stream) else {
-                self.waiting_large.pop_front();
-                continue;
-            };
-            let Some(large) = entry.large.as_mut() else {
-                self.waiting_large.pop_front();
-                continue;
-            };
-            let need = large.end.saturating_sub(entry.consumed);
-            if need > self.large_free {
-                break;
-            }
-            // From here on the pool answers for everything this stream may hold.
-            self.large_free -= need;
-            large.reserved = need;
-            self.committed -= entry.limit - entry.consumed;
-            entry.limit = entry.limit.max(large.end);
-            self.grants.push_back(Grant { stream, limit: entry.limit });
-            self.waiting_large.pop_front();
+    }
+
+    /// Moves a stream into the pool; false while it must wait.
+    fn reserve(&mut self, stream: u64) -> bool {
+        let Some(entry) = self.streams.get_mut(&stream) else { return true };
+        let Some(Large { end, reserved: 0 }) = entry.large else { return true };
+        if end <= entry.limit {
+            // Its window has grown to it meanwhile.
+            entry.large = None;
+            return true;
         }
+        let reserved = end - entry.consumed;
+        if reserved > self.config.large_bytes {
+            // It never fits: let it wait alone.
+            return true;
+        }
+        if reserved > self.large_free {
+            return false;
+        }
+        self.large_free -= reserved;
+        self.update(stream, |entry| {
+            entry.large = Some(Large { end, reserved });
+            entry.limit = end;
+        });
+        self.grants.push_back(Grant { stream, limit: end });
+        true
     }
 }
 
 impl CreditPolicy for SharedBudget {
     fn open(&mut self, stream: u64) -> u64 {
+        self.close(stream);
         let window = self.config.initial_bytes;
         self.streams.insert(stream, Stream { window, ..Stream::default() });
         self.serve(stream);
@@ -196,30 +243,23 @@ impl CreditPolicy for SharedBudget {
     }
 
     fn consumed(&mut self, stream: u64, consumed: u64) {
-        let Some(entry) = self.streams.get_mut(&stream) else { return };
-        let consumed = consumed.clamp(entry.consumed, entry.limit);
-        let freed = consumed - entry.consumed;
-        entry.consumed = consumed;
-        match entry.large {
-            Some(large) if large.reserved > 0 => {
-                if consumed < large.end {
-                    return;
-                }
-                // The message is consumed, and the limit stands at its end: the stream holds nothing.
-                self.large_free += large.reserved;
-                entry.large = None;
-                self.committed += entry.limit - entry.consumed;
+        let stream_bytes_max = self.config.stream_bytes_max;
+        let mut released = 0;
+        self.update(stream, |entry| {
+            let consumed = consumed.clamp(entry.consumed, entry.limit);
+            let has_progressed = consumed > entry.consumed;
+            entry.consumed = consumed;
+            // A message leaves the pool as a whole. The limit stands at its end: the stream then holds nothing.
+            if let Some(large) = entry.large.take_if(|large| consumed >= large.end) {
+                released = large.reserved;
             }
-            Some(large) if consumed >= large.end => {
-                entry.large = None;
-                self.committed -= freed;
+            // It used up most of its window and its application keeps up: let it have twice as much.
+            let has_used_most = entry.wanted > entry.limit || entry.limit - consumed <= entry.window / 2;
+            if has_progressed && has_used_most {
+                entry.window = entry.window.saturating_mul(2).min(stream_bytes_max).max(entry.window);
             }
-            _ => self.committed -= freed,
-        }
-        // It used up most of its window and its application keeps up: let it have twice as much.
-        if entry.wanted > entry.limit || entry.limit - consumed <= entry.window / 2 {
-            entry.window = (entry.window * 2).min(self.config.stream_bytes_max);
-        }
+        });
+        self.large_free += released;
         self.redistribute();
         self.serve(stream);
     }
@@ -233,27 +273,24 @@ impl CreditPolicy for SharedBudget {
     fn message(&mut self, stream: u64, consumed: u64, end: u64) {
         self.consumed(stream, consumed);
         let half = self.config.budget_bytes / 2;
-        let stream_bytes_max = self.config.stream_bytes_max;
         let Some(entry) = self.streams.get_mut(&stream) else { return };
         if end <= entry.limit || entry.large.is_some() {
             return;
         }
-        if end - entry.consumed <= stream_bytes_max && self.raise(stream, end, half) {
+        let needed = end - entry.consumed;
+        if needed <= self.config.stream_bytes_max && self.committed + (end - entry.limit) <= half {
+            self.raise(stream, end, half);
             return;
         }
-        if let Some(entry) = self.streams.get_mut(&stream) {
-            entry.large = Some(Large { end, reserved: 0 });
-            self.waiting_large.push_back(stream);
-            self.redistribute();
-        }
+        entry.large = Some(Large { end, reserved: 0 });
+        self.waiting_large.push_back(stream);
+        self.redistribute();
     }
 
     fn close(&mut self, stream: u64) {
         let Some(entry) = self.streams.remove(&stream) else { return };
-        match entry.large {
-            Some(large) if large.reserved > 0 => self.large_free += large.reserved,
-            _ => self.committed -= entry.limit - entry.consumed,
-        }
+        self.committed -= entry.charge();
+        self.large_free += entry.large.map_or(0, |large| large.reserved);
         self.grants.retain(|grant| grant.stream != stream);
         self.redistribute();
     }

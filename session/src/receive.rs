@@ -78,6 +78,8 @@ pub struct ReceiveHalf {
     /// The end of a message at the head for which the policy was already asked.
     asked: u64,
     received_told: u64,
+    /// What was `reported` when the other side was last told.
+    reported_told: u64,
     limit_told: u64,
     finished_told: bool,
 }
@@ -99,6 +101,7 @@ impl ReceiveHalf {
             reported: 0,
             asked: 0,
             received_told: 0,
+            reported_told: 0,
             limit_told: limit,
             finished_told: false,
         }
@@ -149,10 +152,15 @@ impl ReceiveHalf {
     /// Bytes held here, in whole and partial messages.
     #[must_use]
     pub fn buffered_bytes(&self) -> u64 {
-        self.received - self.consumed
+        match self.state {
+            State::Open | State::Ended => self.received - self.consumed,
+            // What had not arrived whole is dropped.
+            State::Finished | State::Aborted { .. } => self.ready.back().map_or(0, |(_, end)| end - self.consumed),
+        }
     }
 
-    /// Whether neither data nor a word from the other side can matter any more. There may be outputs left.
+    /// Whether neither data nor a word from the other side can matter any more. There may be outputs left, and after an
+    /// abort there may be messages left to read: the policy is told of the close when nothing is buffered either.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.state, State::Finished | State::Aborted { .. })
@@ -165,7 +173,7 @@ impl ReceiveHalf {
     /// Bytes of another epoch and bytes that have arrived before are dropped. A gap, bytes beyond the limit, a message
     /// that is too long, and an end without its mark each end the stream with a code that says so.
     pub fn handle_data(&mut self, header: &DataHeader, mut payload: Bytes) -> usize {
-        if header.epoch != self.epoch || !matches!(self.state, State::Open) {
+        if header.epoch != self.epoch || !matches!(self.state, State::Open | State::Ended) {
             return 0;
         }
         if header.offset > self.received {
@@ -174,9 +182,9 @@ impl ReceiveHalf {
         }
         let duplicate = usize::try_from(self.received - header.offset).unwrap_or(usize::MAX);
         payload.advance(duplicate.min(payload.len()));
-        if self.received + payload.len() as u64 > self.limit + END_MARK_BYTES as u64 {
-            let text = format!("{} bytes were sent, {} were allowed", self.received + payload.len() as u64, self.limit);
-            self.refuse(Code::CreditExceeded, text);
+        let sent = self.received + payload.len() as u64;
+        if sent > self.limit.saturating_add(END_MARK_BYTES as u64) {
+            self.refuse_excess(sent);
             return 0;
         }
         let before = self.ready.len();
@@ -184,7 +192,9 @@ impl ReceiveHalf {
             self.take(&mut payload);
         }
         let whole = self.ready.len().saturating_sub(before);
-        if !payload.is_empty() && matches!(self.state, State::Ended) {
+        if self.exceeds_limit() {
+            self.refuse_excess(sent);
+        } else if !payload.is_empty() && matches!(self.state, State::Ended) {
             self.refuse(Code::Protocol, "bytes follow the end mark".to_owned());
         } else if header.fin && matches!(self.state, State::Open) {
             self.refuse(Code::Protocol, "the stream ended without its end mark".to_owned());
@@ -248,6 +258,7 @@ impl ReceiveHalf {
         }
         let finished = matches!(self.state, State::Finished);
         self.received_told = self.received;
+        self.reported_told = self.reported;
         self.limit_told = self.limit;
         self.finished_told = finished;
         Some(ReceiveOutput::Credit(Credit {
@@ -267,9 +278,31 @@ impl ReceiveHalf {
             State::Aborted { told, .. } => !told,
             State::Finished => !self.finished_told,
             State::Open | State::Ended => {
-                self.limit > self.limit_told || self.received - self.received_told >= RECEIVED_STEP_BYTES
+                // A sender at its limit is told all, so that it keeps nothing for replay while it waits.
+                let is_at_limit = self.received >= self.limit && self.received > self.received_told;
+                self.limit > self.limit_told
+                    || self.reported > self.reported_told
+                    || self.received - self.received_told >= RECEIVED_STEP_BYTES
+                    || is_at_limit
             }
         }
+    }
+
+    /// Whether more than the limit was taken that is not the end mark, or may still become it.
+    fn exceeds_limit(&self) -> bool {
+        let mark_begins = match (&self.state, &self.partial) {
+            (State::Open, Partial::Head(begun)) if begun.first() == Some(&0xff) => self.received - begun.len() as u64,
+            (State::Open, _) => self.received,
+            (State::Ended, _) => self.received - END_MARK_BYTES as u64,
+            // Refused for another reason already.
+            (State::Finished | State::Aborted { .. }, _) => return false,
+        };
+        mark_begins > self.limit
+    }
+
+    fn refuse_excess(&mut self, sent: u64) {
+        let text = format!("{sent} bytes were sent, {} were allowed", self.limit);
+        self.refuse(Code::CreditExceeded, text);
     }
 
     fn refuse(&mut self, code: Code, text: String) {

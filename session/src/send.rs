@@ -182,6 +182,8 @@ impl SendHalf {
     pub fn finish(&mut self) {
         if self.final_offset.is_none() && !matches!(self.state, State::Aborted { .. }) {
             self.final_offset = Some(self.written);
+            // A message that was refused for want of credit will not be written any more.
+            self.wanted = self.wanted.min(self.written);
             framing::put_end_mark(self.written, &mut self.tail);
             self.written += END_MARK_BYTES as u64;
         }
@@ -202,10 +204,7 @@ impl SendHalf {
     pub fn abort(&mut self, code: Code, text: &str) {
         if !self.is_over() {
             let told = matches!(self.state, State::Opening { told: false });
-            self.end(
-                Aborted { code, offset: self.sent.min(self.final_offset.unwrap_or(u64::MAX)), text: text.to_owned() },
-                told,
-            );
+            self.end(Aborted { code, offset: self.consumed, text: text.to_owned() }, told);
         }
     }
 
@@ -224,7 +223,7 @@ impl SendHalf {
     /// Whether a write would be taken now.
     #[must_use]
     pub fn has_credit(&self) -> bool {
-        self.written < self.limit
+        self.written < self.limit && self.final_offset.is_none() && !self.is_over()
     }
 
     /// Bytes held here: for replay, or unsent.
@@ -263,19 +262,21 @@ impl SendHalf {
         if self.is_over() || credit.epoch != self.epoch {
             return;
         }
-        if credit.received > self.sent || credit.consumed > credit.received {
-            let text = format!("credit for {} received of {} sent", credit.received, self.sent);
+        let Credit { received, consumed, .. } = *credit;
+        if received > self.sent || consumed > received {
+            let text = format!("{consumed} bytes consumed of {received} received, of {} sent", self.sent);
             self.abort(Code::Protocol, &text);
             return;
         }
-        self.consumed = self.consumed.max(credit.consumed);
+        if credit.finished && (!self.fin_sent || received != self.written || self.final_offset != Some(consumed)) {
+            let text = format!("the end consumed at {consumed} of {received} received, of {} sent", self.sent);
+            self.abort(Code::Protocol, &text);
+            return;
+        }
+        self.consumed = self.consumed.max(consumed);
         self.limit = self.limit.max(credit.limit);
-        self.release(credit.received);
+        self.release(received);
         if credit.finished {
-            if !self.fin_sent {
-                self.abort(Code::Protocol, "the end was consumed before it was sent");
-                return;
-            }
             self.state = State::Consumed;
             self.free();
         }

@@ -1,0 +1,250 @@
+//! The processes at both ends: an application and the driver of its halves, as an SDK would be.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use trunkline_proto::{code::Code, framing, id::Incarnation, message::Accept};
+use trunkline_session::{
+    Aborted, CreditPolicy, Finished, Grant, Read, ReceiveHalf, ReceiveOutput, SendHalf, SendOutput, SharedBudget,
+    SharedBudgetConfig, WriteError,
+};
+
+use crate::{
+    plan::{Ending, Plan, StreamPlan},
+    random::Random,
+    relay::{Forward, Relay, Reverse},
+};
+
+/// How a stream ended at one end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Clean,
+    Aborted(Aborted),
+}
+
+#[derive(Debug)]
+pub(crate) struct Producer {
+    pub(crate) half: SendHalf,
+    pub(crate) written: usize,
+    pub(crate) finished_at: Option<u64>,
+}
+
+impl Producer {
+    pub(crate) fn new() -> Self {
+        Self { half: SendHalf::new(), written: 0, finished_at: None }
+    }
+
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        match self.half.finished() {
+            Finished::Pending => None,
+            Finished::Consumed => Some(Outcome::Clean),
+            Finished::Aborted(why) => Some(Outcome::Aborted(why)),
+        }
+    }
+
+    /// The application's turn.
+    pub(crate) fn act(&mut self, plan: &StreamPlan, now: u64, random: &mut Random) {
+        let last = if let Ending::Abort(after) = plan.ending { after } else { plan.messages.len() };
+        for _ in 0..random.between(1, 6) {
+            if self.written == last || self.half.write(&plan.messages[self.written]).is_err() {
+                break;
+            }
+            self.written += 1;
+        }
+        if self.written < last {
+            return;
+        }
+        match plan.ending {
+            Ending::Abort(_) => self.half.abort(Code::Cancelled, "the producer gave up"),
+            Ending::Finish | Ending::FinishThenAbort(_) if self.finished_at.is_none() => {
+                self.half.finish();
+                self.finished_at = Some(now);
+                let refusal = self.half.write(&Bytes::new());
+                assert!(matches!(refusal, Err(WriteError::Finished | WriteError::Aborted(_))));
+            }
+            Ending::FinishThenAbort(rounds)
+                if self.finished_at.is_some_and(|finished_at| finished_at + rounds <= now) =>
+            {
+                self.half.abort(Code::Cancelled, "the producer gave up late");
+            }
+            Ending::Finish | Ending::FinishThenAbort(_) => {}
+        }
+    }
+
+    /// The driver's turn: sends what there is to send, or some of it.
+    pub(crate) fn drive(&mut self, plan: &StreamPlan, relay: &mut Relay, now: u64, random: &mut Random) {
+        for _ in 0..random.between(1, 20) {
+            let has_output = self.half.has_output();
+            let mut pieces = Vec::new();
+            let bytes_max = random.size(1, plan.chunk_bytes_max);
+            let output = self.half.poll_output(bytes_max, &mut pieces);
+            assert_eq!(has_output, output.is_some());
+            match output {
+                Some(SendOutput::Open) => relay.take_open(now, random),
+                Some(SendOutput::Data { fin, .. }) => {
+                    relay.take_data(pieces.concat().into(), fin, plan.chunk_bytes_max, now, random);
+                }
+                Some(SendOutput::Want { wanted, .. }) => relay.take_want(wanted, now, random),
+                Some(SendOutput::Abort(why)) => relay.take_abort(why.code, why.text, now, random),
+                None => break,
+            }
+        }
+    }
+
+    pub(crate) fn take(&mut self, news: Reverse) {
+        match news {
+            Reverse::Accept(accept) => self.half.handle_accept(&accept),
+            Reverse::Credit(credit) => self.half.handle_credit(&credit),
+            Reverse::Abort(code, offset, text) => self.half.handle_abort(code, offset, text),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) half: ReceiveHalf,
+    pub(crate) read: usize,
+    pub(crate) outcome: Option<Outcome>,
+    is_closed: bool,
+}
+
+/// One consuming process: its streams share one budget.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) config: SharedBudgetConfig,
+    pub(crate) policy: SharedBudget,
+    pub(crate) consumers: BTreeMap<usize, Consumer>,
+    /// Offered, and not answered yet.
+    pub(crate) parked: BTreeMap<usize, ()>,
+}
+
+impl Process {
+    pub(crate) fn new(config: SharedBudgetConfig) -> Self {
+        Self { config, policy: SharedBudget::new(config), consumers: BTreeMap::new(), parked: BTreeMap::new() }
+    }
+
+    pub(crate) fn take(&mut self, stream: usize, news: Forward) {
+        match (news, self.consumers.get_mut(&stream)) {
+            (Forward::Open, _) => {
+                self.parked.insert(stream, ());
+            }
+            (Forward::Abort(..), None) => {
+                self.parked.remove(&stream);
+            }
+            (_, None) => {}
+            (Forward::Want(wanted), Some(consumer)) => {
+                if !consumer.is_closed {
+                    self.policy.wanted(stream as u64, wanted);
+                }
+            }
+            (Forward::Data(header, bytes), Some(consumer)) => {
+                consumer.half.handle_data(&header, bytes);
+            }
+            (Forward::Abort(code, text), Some(consumer)) => consumer.half.handle_abort(code, text),
+        }
+    }
+
+    /// Answers an offer, when the application has come to bind its name.
+    pub(crate) fn answer(
+        &mut self,
+        stream: usize,
+        plan: &StreamPlan,
+        relay: &mut Relay,
+        now: u64,
+        random: &mut Random,
+    ) {
+        if now < plan.reader.binds_at || self.parked.remove(&stream).is_none() {
+            return;
+        }
+        if plan.reader.refuses {
+            relay.take_cancel(Code::NotBound, 0, "nobody is there".to_owned(), now, random);
+            return;
+        }
+        let limit = self.policy.open(stream as u64);
+        let half = ReceiveHalf::new(0, limit, Plan::message_bytes_max(&self.config));
+        self.consumers.insert(stream, Consumer { half, read: 0, outcome: None, is_closed: false });
+        relay.take_accept(Accept { stream: 0, incarnation: Incarnation::from_bits(7), limit }, now, random);
+    }
+
+    /// The application's turn: reads, or gives up. Returns the messages.
+    pub(crate) fn act(
+        &mut self,
+        stream: usize,
+        plan: &StreamPlan,
+        now: u64,
+        is_calm: bool,
+        random: &mut Random,
+    ) -> Vec<Bytes> {
+        let Some(consumer) = self.consumers.get_mut(&stream) else { return Vec::new() };
+        let reader = plan.reader;
+        let is_asleep = (reader.asleep.0..reader.asleep.1).contains(&now) || !random.percent(reader.reads_percent);
+        let mut messages = Vec::new();
+        if is_asleep && !is_calm {
+            return messages;
+        }
+        for _ in 0..random.between(1, 6) {
+            if consumer.outcome.is_none() && reader.cancels_after == Some(consumer.read) {
+                consumer.half.cancel(Code::Cancelled, "the consumer gave up");
+            }
+            let is_readable = consumer.half.is_readable();
+            let outcome = match consumer.half.read() {
+                Read::Message(message) => {
+                    consumer.read += 1;
+                    messages.push(message);
+                    continue;
+                }
+                Read::Pending => {
+                    assert!(!is_readable);
+                    break;
+                }
+                Read::End => Outcome::Clean,
+                Read::Aborted(why) => Outcome::Aborted(why),
+            };
+            assert!(consumer.outcome.is_none() || consumer.outcome == Some(outcome.clone()), "a second outcome");
+            consumer.outcome = Some(outcome);
+            break;
+        }
+        messages
+    }
+
+    /// The driver's turn, after anything that happened to `stream`: tells the policy, and hands out what it grants.
+    pub(crate) fn settle(&mut self, stream: usize) {
+        if let Some(consumer) = self.consumers.get_mut(&stream).filter(|consumer| !consumer.is_closed) {
+            if let Some(consumed) = consumer.half.poll_consumed() {
+                self.policy.consumed(stream as u64, consumed);
+            }
+            if let Some(end) = consumer.half.poll_message_end() {
+                self.policy.message(stream as u64, consumer.half.consumed(), end);
+            }
+            if consumer.half.is_over() && consumer.half.buffered_bytes() == 0 {
+                consumer.is_closed = true;
+                self.policy.close(stream as u64);
+            }
+        }
+        while let Some(Grant { stream, limit }) = self.policy.poll_grant() {
+            let consumer = usize::try_from(stream).ok().and_then(|stream| self.consumers.get_mut(&stream));
+            consumer.expect("a grant is for a stream that was opened").half.handle_grant(limit);
+        }
+    }
+
+    /// Sends what there is to send of `stream`.
+    pub(crate) fn drive(&mut self, stream: usize, relay: &mut Relay, now: u64, random: &mut Random) {
+        let Some(consumer) = self.consumers.get_mut(&stream) else { return };
+        while consumer.half.has_output() {
+            match consumer.half.poll_output() {
+                Some(ReceiveOutput::Credit(credit)) => relay.take_credit(credit, now, random),
+                Some(ReceiveOutput::Abort(why)) => relay.take_cancel(why.code, why.offset, why.text, now, random),
+                None => unreachable!("it said that there is output"),
+            }
+        }
+    }
+
+    pub(crate) fn buffered_bytes(&self) -> u64 {
+        self.consumers.values().map(|consumer| consumer.half.buffered_bytes()).sum()
+    }
+}
+
+/// What a message takes in the stream.
+pub(crate) fn encoded_bytes(message: &Bytes) -> u64 {
+    (framing::length_bytes(message.len()) + message.len()) as u64
+}

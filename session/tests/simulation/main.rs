@@ -1,0 +1,138 @@
+//! A simulation of whole streams: many producers, consuming processes that share budgets, and paths between them that
+//! delay, cut and interleave. A seed decides everything. `SEED=17 cargo test -p trunkline-session simulation` replays
+//! one.
+
+mod ends;
+mod plan;
+mod random;
+mod relay;
+mod world;
+
+use relay::Sabotage;
+use world::{Failure, Report, run};
+
+/// As many seeds as take a few seconds.
+const SEEDS: u64 = 300;
+
+fn seeds() -> Vec<u64> {
+    match std::env::var("SEED") {
+        Ok(seed) => vec![seed.parse().expect("SEED is a number")],
+        Err(_) => (0..SEEDS).collect(),
+    }
+}
+
+fn replay(seed: u64) -> String {
+    format!("replay it: SEED={seed} cargo test -p trunkline-session simulation")
+}
+
+#[test]
+fn the_simulation_finds_every_stream_exact_bounded_and_ended_once() {
+    let (mut messages, mut clean, mut aborted) = (0, 0, 0);
+    let seeds = seeds();
+    for &seed in &seeds {
+        let report = run(seed, None);
+        if let Err(failure) = &report.result {
+            panic!("seed {seed}: {failure:?} in round {}\n{}", report.rounds, replay(seed));
+        }
+        messages += report.messages;
+        clean += report.clean;
+        aborted += report.aborted;
+    }
+    // A simulation in which nothing happens would find nothing.
+    if seeds.len() > 1 {
+        assert!(
+            messages > 5_000 && clean > 1_000 && aborted > 300,
+            "{messages} read, {clean} clean, {aborted} aborted"
+        );
+    }
+}
+
+#[test]
+fn the_simulation_runs_the_same_for_the_same_seed() {
+    for seed in seeds().into_iter().step_by(10) {
+        assert_eq!(run(seed, None), run(seed, None), "{}", replay(seed));
+    }
+    assert_ne!(run(1, None).trace, run(2, None).trace);
+}
+
+/// Runs many seeds with a fault; returns what was found in those where it struck.
+fn sabotaged(fault: Sabotage) -> Vec<(u64, Report)> {
+    let runs = seeds().into_iter().map(|seed| (seed, run(seed, Some(fault))));
+    let struck: Vec<_> = runs.filter(|(_, report)| report.has_sabotaged).collect();
+    assert!(struck.len() > 10 || std::env::var("SEED").is_ok(), "{fault:?} struck {} times", struck.len());
+    struck
+}
+
+fn assert_always_found(fault: Sabotage, is_fitting: impl Fn(&Failure) -> bool) {
+    let mut has_fitted = false;
+    for (seed, report) in sabotaged(fault) {
+        match report.result {
+            Ok(()) => panic!("seed {seed}: {fault:?} went unnoticed\n{}", replay(seed)),
+            Err(failure) => has_fitted |= is_fitting(&failure),
+        }
+    }
+    assert!(has_fitted || std::env::var("SEED").is_ok(), "{fault:?} was never found for what it is");
+}
+
+fn is_refused(failure: &Failure, code: trunkline_proto::code::Code) -> bool {
+    matches!(failure, Failure::Refused { code: found, .. } if *found == code)
+}
+
+#[test]
+fn the_simulation_finds_a_lost_chunk() {
+    assert_always_found(Sabotage::Drop, |failure| matches!(failure, Failure::NotWhatWasWritten { .. }));
+}
+
+#[test]
+fn the_simulation_finds_a_gap_refused() {
+    assert_always_found(
+        Sabotage::DropWithGap,
+        |failure| matches!(failure, Failure::Refused { text, .. } if text.ends_with("are missing")),
+    );
+}
+
+#[test]
+fn the_simulation_finds_a_chunk_that_came_twice() {
+    assert_always_found(Sabotage::Duplicate, |failure| matches!(failure, Failure::NotWhatWasWritten { .. }));
+}
+
+#[test]
+fn the_simulation_finds_two_chunks_that_changed_places() {
+    assert_always_found(Sabotage::Swap, |failure| matches!(failure, Failure::NotWhatWasWritten { .. }));
+}
+
+#[test]
+fn the_simulation_finds_a_byte_that_was_altered() {
+    assert_always_found(Sabotage::Alter, |failure| matches!(failure, Failure::NotWhatWasWritten { .. }));
+}
+
+#[test]
+fn the_simulation_finds_an_abort_disguised_as_a_clean_end() {
+    assert_always_found(Sabotage::FakeEnd, |failure| matches!(failure, Failure::FalseEnd { .. }));
+}
+
+#[test]
+fn the_simulation_finds_an_end_without_its_mark_refused() {
+    assert_always_found(Sabotage::FakeFin, |failure| is_refused(failure, trunkline_proto::code::Code::Protocol));
+}
+
+#[test]
+fn the_simulation_finds_lost_credit_by_its_silence() {
+    assert_always_found(Sabotage::LoseCredit, |failure| matches!(failure, Failure::Stuck { .. }));
+}
+
+#[test]
+fn the_simulation_finds_an_invented_finish() {
+    assert_always_found(Sabotage::InventConsumed, |failure| {
+        is_refused(failure, trunkline_proto::code::Code::Protocol) || matches!(failure, Failure::FalseFinish { .. })
+    });
+}
+
+/// Credit that was invented does no harm where it was not used, or where the true limit has caught up with it.
+#[test]
+fn the_simulation_finds_the_use_of_invented_credit_refused() {
+    let code = trunkline_proto::code::Code::CreditExceeded;
+    let found = sabotaged(Sabotage::InventCredit);
+    let is_found = |(_, report): &(u64, Report)| report.result.as_ref().is_err_and(|failure| is_refused(failure, code));
+    assert!(found.iter().any(is_found) || std::env::var("SEED").is_ok());
+}

@@ -1,0 +1,140 @@
+//! What a seed stands for: the streams, their messages, the sizes, the patience of each application, and the faults.
+
+use bytes::Bytes;
+use trunkline_session::SharedBudgetConfig;
+
+use crate::{random::Random, relay::Sabotage};
+
+/// How the producing application leaves its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It finishes after its last message and waits.
+    Finish,
+    /// It gives up after this many messages.
+    Abort(usize),
+    /// It finishes and then gives up, after this many rounds.
+    FinishThenAbort(u64),
+}
+
+/// How the consuming application treats a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reader {
+    /// Chance that it reads in a round, in percent.
+    pub(crate) reads_percent: u64,
+    /// Rounds in which it reads nothing, first and last.
+    pub(crate) asleep: (u64, u64),
+    /// It gives up after this many messages.
+    pub(crate) cancels_after: Option<usize>,
+    /// It refuses the stream.
+    pub(crate) refuses: bool,
+    /// The round in which it comes to bind its name.
+    pub(crate) binds_at: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct StreamPlan {
+    pub(crate) process: usize,
+    pub(crate) messages: Vec<Bytes>,
+    pub(crate) ending: Ending,
+    pub(crate) reader: Reader,
+    /// The round in which the path breaks for good.
+    pub(crate) breaks_at: Option<u64>,
+    /// Bytes that the producer's node lets the producer be ahead.
+    pub(crate) allowance: u64,
+    pub(crate) delay_rounds_max: u64,
+    pub(crate) chunk_bytes_max: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) budgets: Vec<SharedBudgetConfig>,
+    pub(crate) streams: Vec<StreamPlan>,
+    /// From this round on nothing breaks, and every application reads.
+    pub(crate) calm_from: u64,
+}
+
+impl Plan {
+    pub(crate) fn draw(random: &mut Random, sabotage: Option<Sabotage>) -> Self {
+        let calm_from = random.between(50, 300);
+        let processes = random.between(1, 3);
+        let budgets: Vec<_> = (0..processes).map(|_| budget(random)).collect();
+        let streams_max = random.pick(&[1, 3, 12, 40]);
+        let streams = (0..random.between(1, streams_max)).map(|_| {
+            let process = random.index(budgets.len());
+            stream(random, process, &budgets[process], calm_from, sabotage)
+        });
+        Self { streams: streams.collect(), budgets, calm_from }
+    }
+
+    /// The longest message that a process takes.
+    pub(crate) fn message_bytes_max(config: &SharedBudgetConfig) -> usize {
+        usize::try_from(config.large_bytes - 64).unwrap_or(usize::MAX)
+    }
+
+    /// Rounds after which a run that is not over is stuck.
+    pub(crate) fn rounds_max(&self) -> u64 {
+        let cost = |stream: &StreamPlan| {
+            let bytes: usize = stream.messages.iter().map(Bytes::len).sum();
+            // A round trip for each message, and for each time that the producer's node lets it go on.
+            let turns = stream.messages.len() as u64 + 2 + bytes as u64 / stream.allowance;
+            turns * (4 * stream.delay_rounds_max + 8)
+        };
+        self.calm_from + 500 + self.streams.iter().map(cost).sum::<u64>()
+    }
+}
+
+fn budget(random: &mut Random) -> SharedBudgetConfig {
+    let large_bytes = random.pick(&[64, 100, 2_000, 40_000]);
+    match random.below(4) {
+        0 => {
+            SharedBudgetConfig { budget_bytes: random.below(200), initial_bytes: 16, stream_bytes_max: 64, large_bytes }
+        }
+        1 => SharedBudgetConfig { budget_bytes: 2_000, initial_bytes: 100, stream_bytes_max: 100, large_bytes },
+        2 => SharedBudgetConfig { budget_bytes: 20_000, initial_bytes: 500, stream_bytes_max: 8_000, large_bytes },
+        _ => SharedBudgetConfig { large_bytes, ..SharedBudgetConfig::default() },
+    }
+}
+
+fn stream(
+    random: &mut Random,
+    process: usize,
+    budget: &SharedBudgetConfig,
+    calm_from: u64,
+    sabotage: Option<Sabotage>,
+) -> StreamPlan {
+    let count = random.pick(&[0, 1, 5, 30]);
+    let count = random.size(0, count);
+    let length_max = random.pick(&[0, 1, 70, 100, 1_000, 5_000, 40_000]).min(Plan::message_bytes_max(budget));
+    let messages: Vec<_> = (0..count).map(|_| message(random, length_max)).collect();
+    // Beside a sabotage nothing else may end a stream, or it would go unnoticed with good reason.
+    let gives_up = sabotage.is_none_or(Sabotage::needs_aborts);
+    let has_faults = sabotage.is_none();
+    let asleep_from = random.below(calm_from);
+    let asleep_for = random.pick(&[0, 0, 20, calm_from]);
+    StreamPlan {
+        process,
+        ending: match random.below(20) {
+            0 | 1 if gives_up => Ending::Abort(random.size(0, messages.len())),
+            2 if has_faults => Ending::FinishThenAbort(random.below(20)),
+            _ => Ending::Finish,
+        },
+        reader: Reader {
+            reads_percent: random.pick(&[5, 50, 100]),
+            asleep: (asleep_from, asleep_from + asleep_for),
+            cancels_after: (has_faults && random.percent(8)).then(|| random.size(0, messages.len())),
+            refuses: has_faults && random.percent(4),
+            binds_at: random.pick(&[0, 0, 30]),
+        },
+        breaks_at: (has_faults && random.percent(8)).then(|| random.below(calm_from)),
+        messages,
+        allowance: random.pick(&[300, 5_000, u64::MAX / 4]),
+        delay_rounds_max: random.pick(&[0, 1, 8]),
+        chunk_bytes_max: random.pick(&[1, 7, 100, 3_000, 65_536]).max(length_max / 50),
+    }
+}
+
+fn message(random: &mut Random, length_max: usize) -> Bytes {
+    let longest = if random.percent(60) { length_max.min(150) } else { length_max };
+    let length = if random.percent(10) { 0 } else { random.size(0, longest) };
+    (0..length).map(|_| random.next().to_le_bytes()[0]).collect()
+}
