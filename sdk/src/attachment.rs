@@ -55,7 +55,6 @@ impl Attachment {
     }
 
     /// An attachment with other settings than the defaults.
-    #[must_use]
     pub fn builder() -> AttachmentBuilder {
         AttachmentBuilder::default()
     }
@@ -165,7 +164,8 @@ impl AttachmentBuilder {
     }
 
     /// What all streams from this process may hold together, in bytes: messages that `send` took and that the consumers'
-    /// processes do not have yet. 256 MiB unless told. When it is used up, `send` waits; one message is always let in.
+    /// processes are not known to have yet. 256 MiB unless told. When it is used up, `send` waits; the message that uses it
+    /// up may exceed it.
     pub fn send_budget_bytes(mut self, bytes: u64) -> Self {
         self.options.send_budget_bytes = bytes;
         self
@@ -198,6 +198,9 @@ impl AttachmentBuilder {
         if receive_budget_bytes < RECEIVE_BUDGET_BYTES_MIN {
             let least = RECEIVE_BUDGET_BYTES_MIN;
             return Err(Error::invalid(format!("a receive budget of {receive_budget_bytes} bytes; at least {least}")));
+        }
+        if self.options.send_budget_bytes == 0 {
+            return Err(Error::invalid("a send budget of 0 bytes"));
         }
         if !(1..=MESSAGE_BYTES_LIMIT).contains(&message_bytes_max) {
             let text = format!("a message_bytes_max of {message_bytes_max}; it is from 1 to {MESSAGE_BYTES_LIMIT}");

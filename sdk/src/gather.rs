@@ -112,7 +112,6 @@ impl Gather {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing: the next call returns what this one would have.
-    #[expect(clippy::should_implement_trait, reason = "the name that futures' StreamExt has accustomed everyone to")]
     pub async fn next(&mut self) -> Option<Result<Gathered, Error>> {
         future::poll_fn(|cx| self.poll_gathered(cx)).await
     }
@@ -200,7 +199,11 @@ impl Stream for Gather {
 impl Drop for Gather {
     fn drop(&mut self) {
         for cell in self.queue.close() {
-            cell.cancel(&self.consumer.handle().shared, Code::Cancelled, "the gather was dropped before the end was read");
+            cell.cancel(
+                &self.consumer.handle().shared,
+                Code::Cancelled,
+                "the gather was dropped before the end was read",
+            );
         }
     }
 }

@@ -136,8 +136,10 @@ impl BindCell {
             Takes::Backlog(backlog) => std::mem::take(backlog),
             Takes::Gather(..) => VecDeque::new(),
         };
-        let admitted: Vec<_> =
-            backlog.into_iter().map(|cell| (admission.admit(&cell.producer).map(|()| queue.enter(&cell)), cell)).collect();
+        let admitted: Vec<_> = backlog
+            .into_iter()
+            .map(|cell| (admission.admit(&cell.producer).map(|()| queue.enter(&cell)), cell))
+            .collect();
         inner.takes = Takes::Gather(Arc::clone(&queue), admission);
         let ended = inner.ended.clone();
         drop(inner);

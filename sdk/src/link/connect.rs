@@ -1,12 +1,6 @@
 //! How a link comes about: the thread is started, connects, and greets the node.
 
-use std::{
-    io,
-    path::Path,
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{io, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::{net::UnixStream, sync::oneshot};
 use trunkline_proto::{
@@ -56,7 +50,7 @@ pub(crate) async fn attach(path: &Path, options: Options) -> Result<Attached, Er
     let (answer, answered) = oneshot::channel();
     let thread = {
         let (path, shared) = (path.to_owned(), Arc::clone(&shared));
-        std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || serve(&path, &options, shared, answer))
+        std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || serve(&path, &options, &shared, answer))
     };
     let thread = thread.map_err(|error| Error::system("cannot start the link's thread", error))?;
     match answered.await {
@@ -71,8 +65,8 @@ pub(crate) async fn attach(path: &Path, options: Options) -> Result<Attached, Er
 type Answer = oneshot::Sender<Result<(NodeId, String), Error>>;
 
 /// The thread.
-fn serve(path: &Path, options: &Options, shared: Arc<Shared>, mut answer: Answer) {
-    let _opens = OpenOnDrop(Arc::clone(&shared));
+fn serve(path: &Path, options: &Options, shared: &Arc<Shared>, mut answer: Answer) {
+    let _opens = OpenOnDrop(Arc::clone(shared));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -94,7 +88,7 @@ fn serve(path: &Path, options: &Options, shared: Arc<Shared>, mut answer: Answer
                 return false;
             }
         };
-        let link = Link::new(Arc::clone(&shared), socket, decoder, path_of_node(path, &node));
+        let link = Link::new(Arc::clone(shared), socket, decoder, path_of_node(path, &node));
         if answer.send(Ok((node, cluster))).is_err() {
             return false;
         }
@@ -165,4 +159,3 @@ async fn read_frame(socket: &UnixStream, decoder: &mut Decoder, path: &Path) -> 
         }
     }
 }
-

@@ -10,7 +10,7 @@ use trunkline_proto::{
     message::{Abort, Incoming},
 };
 
-use super::{Cell, News, thread::Link};
+use super::{Cell, thread::Link};
 use crate::receiver::ProducerInfo;
 
 impl Link {
@@ -33,8 +33,8 @@ impl Link {
                 }
             }
             Frame::Want(want) => {
-                if self.receivers.contains_key(&want.stream) {
-                    self.shared.tell(want.stream, Some(News::Wanted(want.wanted)));
+                if let Some(cell) = self.receivers.get(&want.stream) {
+                    cell.handle_want(&self.shared, want.wanted);
                 }
             }
             Frame::Incoming(incoming) => self.incoming(incoming)?,
@@ -95,12 +95,8 @@ impl Link {
         let Some(node) = open.producer_node else {
             return Err(format!("the node offered stream {stream} without its producer's node"));
         };
-        let producer = Arc::new(ProducerInfo {
-            name: open.producer,
-            node,
-            incarnation: open.incarnation,
-            number: open.number,
-        });
+        let producer =
+            Arc::new(ProducerInfo { name: open.producer, node, incarnation: open.incarnation, number: open.number });
         let offered = match self.binds.get(&bind) {
             Some(cell) => cell.offer(&self.shared, stream, producer),
             None => Err((Code::ConsumerClosed, "the consumer was closed before it took the stream".to_owned())),

@@ -85,6 +85,11 @@ impl Ready {
         self.wake.notify_one();
     }
 
+    /// Has the link's thread look around.
+    pub(crate) fn nudge(&self) {
+        self.wake.notify_one();
+    }
+
     /// What to do next: control first, then the streams in rotation.
     pub(crate) fn next(&self) -> Option<Turn> {
         let mut lists = self.lock();

@@ -36,6 +36,12 @@ struct Inner {
     /// Whole messages that have arrived and were not read.
     unread: usize,
     delivery: Delivery,
+    /// The latest limit.
+    limit: u64,
+    /// The sender knows that so much has been received.
+    acknowledged: u64,
+    /// The sender asked for that.
+    acknowledges: bool,
     /// In the control list.
     queued: bool,
     /// The credit policy knows the stream.
@@ -62,7 +68,22 @@ enum Delivered {
 
 impl Inner {
     fn queue(&mut self) -> bool {
-        self.half.has_output() && !std::mem::replace(&mut self.queued, true)
+        (self.acknowledges || self.half.has_output()) && !std::mem::replace(&mut self.queued, true)
+    }
+
+    /// What the sender need not keep, when it asked and does not know it.
+    fn acknowledgement(&mut self) -> Option<Credit> {
+        let asked = std::mem::take(&mut self.acknowledges) && !self.half.is_over();
+        let (consumed, limit) = (self.half.consumed(), self.limit);
+        let received = consumed + self.half.buffered_bytes();
+        (asked && received > self.acknowledged).then_some(Credit {
+            stream: 0,
+            epoch: 0,
+            received,
+            consumed,
+            limit,
+            finished: false,
+        })
     }
 
     /// Whether the end was found just now: nothing is unread, and nothing will follow.
@@ -123,6 +144,9 @@ impl ReceiveCell {
                 accept: Some(limit),
                 unread: 0,
                 delivery,
+                limit,
+                acknowledged: 0,
+                acknowledges: false,
                 queued: true,
                 accounted: true,
                 end_told: false,
@@ -137,17 +161,27 @@ impl ReceiveCell {
     /// Releases the lock, then says what is to be said.
     fn settle(self: &Arc<Self>, shared: &Shared, mut inner: MutexGuard<'_, Inner>, delivered: Delivered) {
         let news = inner.news();
-        let queued = inner.queue();
+        // What the policy grants in answer goes out in the same CREDIT.
+        let queued = news.is_none() && inner.queue();
         drop(inner);
-        if queued {
-            shared.ready.control(Cell::Receive(Arc::clone(self)));
-        }
         match delivered {
             Delivered::Nothing => {}
             Delivered::Wake(waker) => waker.wake(),
             Delivered::Gather { queue, messages, end } => queue.push(self, messages, end),
         }
-        shared.tell(self.id, news);
+        if queued {
+            shared.ready.control(Cell::Receive(Arc::clone(self)));
+        } else if news.is_some() {
+            shared.tell(self.id, news);
+            self.queue(shared);
+        }
+    }
+
+    /// Enters the cell in the control list if it has something to say.
+    fn queue(self: &Arc<Self>, shared: &Shared) {
+        if self.lock().queue() {
+            shared.ready.control(Cell::Receive(Arc::clone(self)));
+        }
     }
 
     // The application's side.
@@ -217,12 +251,27 @@ impl ReceiveCell {
         {
             return Some(Accept { stream: self.id, incarnation: self.consumer, limit }.into());
         }
-        Some(match inner.half.poll_output()? {
-            ReceiveOutput::Credit(credit) => Credit { stream: self.id, ..credit }.into(),
-            ReceiveOutput::Abort(why) => {
-                Abort { stream: self.id, code: why.code, offset: why.offset, text: why.text }.into()
+        let credit = match inner.half.poll_output() {
+            Some(ReceiveOutput::Credit(credit)) => credit,
+            Some(ReceiveOutput::Abort(why)) => {
+                return Some(Abort { stream: self.id, code: why.code, offset: why.offset, text: why.text }.into());
             }
-        })
+            None => inner.acknowledgement()?,
+        };
+        inner.acknowledged = credit.received;
+        Some(Credit { stream: self.id, ..credit }.into())
+    }
+
+    /// The sender asks for more, or at least to know what it need not keep.
+    pub(crate) fn handle_want(self: &Arc<Self>, shared: &Shared, wanted: u64) {
+        let mut inner = self.lock();
+        inner.acknowledges = true;
+        let queued = inner.queue();
+        drop(inner);
+        if queued {
+            shared.ready.control(Cell::Receive(Arc::clone(self)));
+        }
+        shared.tell(self.id, Some(News::Wanted(wanted)));
     }
 
     pub(crate) fn handle_data(self: &Arc<Self>, shared: &Shared, header: &DataHeader, payload: Bytes) {
@@ -244,6 +293,7 @@ impl ReceiveCell {
     pub(crate) fn grant(self: &Arc<Self>, shared: &Shared, limit: u64) {
         let mut inner = self.lock();
         inner.half.handle_grant(limit);
+        inner.limit = inner.limit.max(limit);
         let queued = inner.queue();
         drop(inner);
         if queued {

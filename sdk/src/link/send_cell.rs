@@ -64,6 +64,8 @@ struct Inner {
     accounted: u64,
     /// The place in the send budget's queue, while a send waits there.
     ticket: Option<u64>,
+    /// The other process is to be asked to say what it has, so that this one need not keep it.
+    asks: bool,
     /// A flush waits for everything written to be on its way.
     flush_wanted: bool,
     /// Written to the socket up to here, as the last flush found.
@@ -151,6 +153,7 @@ impl SendCell {
                 data_queued: false,
                 accounted: 0,
                 ticket: None,
+                asks: false,
                 flush_wanted: false,
                 flushed: 0,
                 finishing: false,
@@ -201,6 +204,8 @@ impl SendCell {
             shared.send_budget.wait(ticket, cost, cx.waker());
             if !shared.send_budget.reserve(cost) {
                 inner.wait(WaitsFor::Budget, cx);
+                drop(inner);
+                shared.ready.nudge();
                 return Poll::Pending;
             }
         }
@@ -311,7 +316,11 @@ impl SendCell {
         } else {
             inner.data_queued = false;
         }
-        let output = inner.half.poll_output(data_bytes_max, pieces);
+        let mut output = inner.half.poll_output(data_bytes_max, pieces);
+        if std::mem::take(&mut inner.asks) && output.is_none() && !inner.half.is_over() {
+            // It wants nothing that it has no credit for: an older limit than the one that the other side gave.
+            output = Some(SendOutput::Want { epoch: 0, wanted: inner.half.written() });
+        }
         if output == Some(SendOutput::Open) {
             inner.id = *next_id;
             *next_id += 2;
@@ -320,6 +329,15 @@ impl SendCell {
         let flush = (inner.flush_wanted && inner.half.is_flushed()).then(|| inner.half.written());
         inner.flush_wanted &= flush.is_none();
         Polled { output, id: inner.id, more, flush }
+    }
+
+    /// The send budget is short: asks the other process to say what it has. Any WANT is answered with CREDIT.
+    pub(crate) fn ask(self: &Arc<Self>, shared: &Shared) {
+        let mut inner = self.lock();
+        inner.asks = !inner.half.is_over() && inner.half.buffered_bytes() > 0;
+        let control = inner.asks && inner.queue_control();
+        drop(inner);
+        self.queue(shared, control, false);
     }
 
     pub(crate) fn handle_accept(&self, accept: &Accept) {

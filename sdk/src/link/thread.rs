@@ -29,6 +29,8 @@ const OUTGOING_BYTES_MAX: usize = 256 * 1024;
 const OUTGOING_BYTES_WALL: usize = 1024 * 1024;
 /// Pieces in one write: what one system call may take on every system is more (`IOV_MAX`).
 const WRITE_SLICES: usize = 64;
+/// While the send budget is short, the other processes are asked so often to say what they have.
+const ASK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a process that has said everything waits for the node to close its side.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -52,6 +54,8 @@ pub(super) struct Link {
     next_bind: u64,
     /// Flushes that wait for the bytes of the link up to a position, which rises.
     flushing: VecDeque<Flush>,
+    /// When the other processes may be asked next to say what they have.
+    ask_at: Instant,
     /// Closing has begun.
     close_by: Option<Instant>,
     /// For the pieces of one DATA frame; empty between turns.
@@ -88,6 +92,7 @@ impl Link {
             next_stream: 2,
             next_bind: 1,
             flushing: VecDeque::new(),
+            ask_at: Instant::now(),
             close_by: None,
             pieces: Vec::new(),
         }
@@ -117,6 +122,7 @@ impl Link {
                 self.close_by = Some(by);
                 self.detach();
             }
+            self.ask();
             self.fill();
             self.write().map_err(|error| error.to_string())?;
             if let Some(by) = self.shared.ready.close_by() {
@@ -144,9 +150,10 @@ impl Link {
         } else if !self.outgoing.is_empty() {
             interest |= Interest::WRITABLE;
         }
-        let closing = async {
-            match self.close_by {
-                Some(by) => tokio::time::sleep_until(by.into()).await,
+        let ask_at = self.shared.send_budget.is_short().then_some(self.ask_at);
+        let timer = async {
+            match self.close_by.into_iter().chain(ask_at).min() {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
         };
@@ -154,7 +161,7 @@ impl Link {
             biased;
             () = self.shared.ready.woken() => Ok(()),
             ready = self.socket.ready(interest) => ready.map(drop),
-            () = closing => Ok(()),
+            () = timer => Ok(()),
         }
     }
 
@@ -185,6 +192,17 @@ impl Link {
         Ok(())
     }
 
+    /// While the send budget is short: what the other processes have need not be kept here, and idle streams, together,
+    /// may not have been told of much.
+    fn ask(&mut self) {
+        if self.shared.send_budget.is_short() && Instant::now() >= self.ask_at {
+            self.ask_at = Instant::now() + ASK_INTERVAL;
+            for cell in self.senders.values() {
+                cell.ask(&self.shared);
+            }
+        }
+    }
+
     /// Asks ready cells for output, as long as there is room for it.
     fn fill(&mut self) {
         while self.outgoing.len() < OUTGOING_BYTES_MAX {
@@ -193,7 +211,7 @@ impl Link {
                 Some(Turn::Control(Cell::Send(cell))) => self.turn_send(cell, 0),
                 Some(Turn::Data(cell)) => self.turn_send(cell, DATA_BYTES_MAX),
                 Some(Turn::Control(Cell::Receive(cell))) => self.turn_receive(&cell),
-                Some(Turn::Control(Cell::Bind(cell))) => self.turn_bind(cell),
+                Some(Turn::Control(Cell::Bind(cell))) => self.turn_bind(&cell),
             }
         }
     }
@@ -241,12 +259,12 @@ impl Link {
         }
     }
 
-    fn turn_bind(&mut self, cell: Arc<BindCell>) {
+    fn turn_bind(&mut self, cell: &Arc<BindCell>) {
         while let Some(frame) = cell.poll(&mut self.next_bind) {
             self.outgoing.push(&frame);
             match frame {
                 Frame::Unbind(unbind) => drop(self.binds.remove(&unbind.bind)),
-                _ => drop(self.binds.insert(cell.id(), Arc::clone(&cell))),
+                _ => drop(self.binds.insert(cell.id(), Arc::clone(cell))),
             }
         }
     }
@@ -290,9 +308,7 @@ impl Link {
 
     /// Whether nothing is left to be said.
     fn is_settled(&self) -> bool {
-        self.outgoing.is_empty()
-            && self.shared.ready.is_empty()
-            && self.senders.values().all(|cell| cell.is_settled())
+        self.outgoing.is_empty() && self.shared.ready.is_empty() && self.senders.values().all(|cell| cell.is_settled())
     }
 
     /// Says good-bye: the node reads the end of the link after the last frame, and closes its side.

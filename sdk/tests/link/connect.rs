@@ -122,8 +122,7 @@ async fn a_connect_that_is_given_up_closes_its_socket() {
 
 #[tokio::test]
 async fn settings_out_of_range_are_refused_before_anything_is_done() {
-    let builders =
-        [Attachment::builder().receive_budget_bytes(1), Attachment::builder().message_bytes_max(usize::MAX)];
+    let builders = [Attachment::builder().receive_budget_bytes(1), Attachment::builder().message_bytes_max(usize::MAX)];
     for builder in builders {
         let error = builder.connect(Path::new("/nonexistent")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");

@@ -19,29 +19,29 @@ use trunkline_proto::{
 };
 
 /// Longer than anything here takes; a test that waits so long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct FakeNode {
+pub(crate) struct FakeNode {
     listener: UnixListener,
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     _folder: TempDir,
 }
 
 impl FakeNode {
-    pub fn listen() -> Self {
+    pub(crate) fn listen() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("node.sock");
         Self { listener: UnixListener::bind(&path).unwrap(), path, _folder: folder }
     }
 
     /// The next connection, before a word was said.
-    pub async fn accept(&self) -> Link {
+    pub(crate) async fn accept(&self) -> Link {
         let (socket, _) = timeout(PATIENCE, self.listener.accept()).await.unwrap().unwrap();
         Link { socket, decoder: Decoder::default() }
     }
 
     /// The next connection, greeted.
-    pub async fn greet(&self) -> Link {
+    pub(crate) async fn greet(&self) -> Link {
         let mut link = self.accept().await;
         assert!(matches!(link.next().await, Frame::LinkHello(_)));
         link.push(hello()).await;
@@ -49,7 +49,7 @@ impl FakeNode {
     }
 }
 
-pub fn hello() -> LinkHello {
+pub(crate) fn hello() -> LinkHello {
     LinkHello {
         offer: Offer::ours(),
         software: "fake".into(),
@@ -60,20 +60,20 @@ pub fn hello() -> LinkHello {
 }
 
 /// One process's link.
-pub struct Link {
-    pub socket: UnixStream,
+pub(crate) struct Link {
+    pub(crate) socket: UnixStream,
     decoder: Decoder,
 }
 
 impl Link {
-    pub async fn push(&mut self, frame: impl Into<Frame>) {
+    pub(crate) async fn push(&mut self, frame: impl Into<Frame>) {
         let mut bytes = BytesMut::new();
         frame.into().encode(&mut bytes);
         self.socket.write_all(&bytes).await.unwrap();
     }
 
     /// The next frame, or `None` at the end of the link.
-    pub async fn next_or_end(&mut self) -> Option<Frame> {
+    pub(crate) async fn next_or_end(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.decoder.next().unwrap() {
                 return Some(frame);
@@ -86,12 +86,12 @@ impl Link {
         }
     }
 
-    pub async fn next(&mut self) -> Frame {
+    pub(crate) async fn next(&mut self) -> Frame {
         self.next_or_end().await.expect("the link goes on")
     }
 
     /// The next frame that `pick` wants; others are skipped.
-    pub async fn find<T>(&mut self, mut pick: impl FnMut(&Frame) -> Option<T>) -> T {
+    pub(crate) async fn find<T>(&mut self, mut pick: impl FnMut(&Frame) -> Option<T>) -> T {
         loop {
             let frame = self.next().await;
             if let Some(found) = pick(&frame) {
@@ -101,7 +101,7 @@ impl Link {
     }
 
     /// All data of a stream until `bytes` of it came.
-    pub async fn data(&mut self, stream: u64, bytes: usize) -> Vec<u8> {
+    pub(crate) async fn data(&mut self, stream: u64, bytes: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < bytes {
             let Frame::Data(header, payload) = self.next().await else { continue };
@@ -113,7 +113,7 @@ impl Link {
         all
     }
 
-    pub async fn push_data(&mut self, stream: u64, offset: usize, payload: &[u8]) {
+    pub(crate) async fn push_data(&mut self, stream: u64, offset: usize, payload: &[u8]) {
         let mut offset = offset as u64;
         for part in payload.chunks(DATA_BYTES_MAX) {
             let header = DataHeader { stream, offset, epoch: 0, fin: false };
@@ -123,7 +123,7 @@ impl Link {
     }
 
     /// Offers a stream of producer `name` and returns the first limit.
-    pub async fn offer(&mut self, bind: u64, stream: u64, name: &str) -> u64 {
+    pub(crate) async fn offer(&mut self, bind: u64, stream: u64, name: &str) -> u64 {
         self.push(incoming(bind, stream, name)).await;
         let accepted = |frame: &Frame| match frame {
             Frame::Accept(accept) if accept.stream == stream => Some(accept.limit),
@@ -133,7 +133,7 @@ impl Link {
     }
 }
 
-pub fn incoming(bind: u64, stream: u64, name: &str) -> Incoming {
+pub(crate) fn incoming(bind: u64, stream: u64, name: &str) -> Incoming {
     Incoming {
         bind,
         open: Open {
@@ -151,18 +151,18 @@ pub fn incoming(bind: u64, stream: u64, name: &str) -> Incoming {
 }
 
 /// An attachment, and the node's side of its link.
-pub async fn attach() -> (Attachment, Link) {
+pub(crate) async fn attach() -> (Attachment, Link) {
     let node = FakeNode::listen();
     let (attachment, link) = tokio::join!(Attachment::connect(&node.path), node.greet());
     (attachment.unwrap(), link)
 }
 
-pub fn job(attachment: &Attachment) -> Job {
+pub(crate) fn job(attachment: &Attachment) -> Job {
     attachment.job("job", "1").unwrap()
 }
 
 /// A stream that was opened with this much credit, and its id.
-pub async fn open(attachment: &Attachment, link: &mut Link, limit: u64) -> (Sender, u64) {
+pub(crate) async fn open(attachment: &Attachment, link: &mut Link, limit: u64) -> (Sender, u64) {
     let producer = job(attachment).producer("map").unwrap();
     let answer = async {
         let Frame::Open(open) = link.next().await else { panic!("an OPEN is expected") };
@@ -174,7 +174,7 @@ pub async fn open(attachment: &Attachment, link: &mut Link, limit: u64) -> (Send
 }
 
 /// A consumer that was bound, and its bind.
-pub async fn bind(attachment: &Attachment, link: &mut Link) -> (Consumer, u64) {
+pub(crate) async fn bind(attachment: &Attachment, link: &mut Link) -> (Consumer, u64) {
     let answer = async {
         let Frame::Bind(bind) = link.next().await else { panic!("a BIND is expected") };
         link.push(Bound { bind: bind.bind }).await;
@@ -185,7 +185,7 @@ pub async fn bind(attachment: &Attachment, link: &mut Link) -> (Consumer, u64) {
 }
 
 /// Messages as they lie in a stream.
-pub fn framed(messages: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn framed(messages: &[&[u8]]) -> Vec<u8> {
     let mut out = BytesMut::new();
     for message in messages {
         framing::put_length(message.len(), &mut out);
@@ -195,18 +195,18 @@ pub fn framed(messages: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Messages and the end mark.
-pub fn finished(messages: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn finished(messages: &[&[u8]]) -> Vec<u8> {
     let mut out = BytesMut::from(framed(messages).as_slice());
     framing::put_end_mark(out.len() as u64, &mut out);
     out.to_vec()
 }
 
-pub fn credit(stream: u64, consumed: u64, limit: u64) -> Credit {
+pub(crate) fn credit(stream: u64, consumed: u64, limit: u64) -> Credit {
     Credit { stream, epoch: 0, received: consumed, consumed, limit, finished: false }
 }
 
 /// Polls a future once.
-pub fn poll_once<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+pub(crate) fn poll_once<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
     match future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
         std::task::Poll::Ready(value) => Some(value),
         std::task::Poll::Pending => None,

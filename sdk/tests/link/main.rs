@@ -2,6 +2,8 @@
 //!
 //! Processes with real nodes between them are tested in the workspace's `tests/`.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod connect;
 mod fake_node;
 mod gather;

@@ -30,9 +30,7 @@ async fn relay(mut link: Link) {
             Frame::Accept(accept) => Accept { stream: accept.stream - 1, ..accept }.into(),
             Frame::Credit(credit) => Credit { stream: credit.stream - 1, ..credit }.into(),
             Frame::Want(want) => Want { stream: want.stream + 1, ..want }.into(),
-            Frame::Data(header, payload) => {
-                Frame::Data(DataHeader { stream: header.stream + 1, ..header }, payload)
-            }
+            Frame::Data(header, payload) => Frame::Data(DataHeader { stream: header.stream + 1, ..header }, payload),
             Frame::Abort(abort) => Abort { stream: abort.stream ^ 1, ..abort }.into(),
             _ => continue,
         };

@@ -81,7 +81,7 @@ async fn a_sender_dropped_unfinished_is_no_clean_end() {
     drop(sender);
     assert_eq!(link.data(stream, 6).await, framed(&[b"first"]));
     let Frame::Abort(abort) = link.next().await else { panic!("an ABORT is expected") };
-    assert_eq!((abort.stream, abort.code, abort.offset), (stream, Code::Cancelled, 6));
+    assert_eq!((abort.stream, abort.code, abort.offset), (stream, Code::Cancelled, 0));
     assert_eq!(abort.text, "the sender was dropped unfinished");
 }
 
@@ -145,7 +145,7 @@ async fn a_finish_is_over_when_the_consumer_has_consumed() {
     let whole = expected.len() as u64;
     link.push(Credit { received: whole, ..credit(stream, 0, 6) }).await;
     assert!(poll_once(finishing.as_mut()).is_none());
-    link.push(Credit { finished: true, ..credit(stream, whole, 6) }).await;
+    link.push(Credit { finished: true, received: whole, ..credit(stream, 6, 6) }).await;
     finishing.await.unwrap();
 }
 
@@ -210,7 +210,7 @@ async fn a_stream_without_credit_stops_no_other() {
 }
 
 #[tokio::test]
-async fn the_send_budget_bounds_what_waits_and_lets_one_message_in() {
+async fn the_send_budget_bounds_what_waits() {
     let node = FakeNode::listen();
     let (attachment, mut link) =
         tokio::join!(Attachment::builder().send_budget_bytes(10).connect(&node.path), node.greet());
@@ -221,7 +221,9 @@ async fn the_send_budget_bounds_what_waits_and_lets_one_message_in() {
     let mut sending = pin!(second.send(message("short")));
     assert!(poll_once(sending.as_mut()).is_none());
     link.data(one, 22).await;
-    // What the other process has need not be kept.
+    // What the other process has need not be kept, and it is asked what it has.
+    let asked = |frame: &Frame| matches!(frame, Frame::Want(want) if want.stream == one).then_some(());
+    link.find(asked).await;
     link.push(Credit { consumed: 0, ..credit(one, 22, 1000) }).await;
     sending.await.unwrap();
     assert_eq!(link.data(two, 6).await, framed(&[b"short"]));

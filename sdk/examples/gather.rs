@@ -1,0 +1,61 @@
+//! Several producers and one consumer, which takes their messages as they come. One producer gives up: the others go on.
+//!
+//! ```text
+//! cargo run --example gather -- /run/trunkline/node.sock
+//! ```
+
+use std::env;
+
+use trunkline::{Attachment, ConsumerAddress, Error, Expected, Gathered, Producer};
+
+const PRODUCERS: usize = 4;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let socket = env::args().nth(1).or_else(|| env::var("TRUNKLINE_SOCKET").ok());
+    let Some(socket) = socket else {
+        eprintln!("usage: gather SOCKET (or set TRUNKLINE_SOCKET)");
+        std::process::exit(2);
+    };
+
+    let attachment = Attachment::connect(socket).await?;
+    let job = attachment.job("gather", "1")?;
+    let names: Vec<String> = (0..PRODUCERS).map(|number| format!("map-{number}")).collect();
+    let consumer = job.consumer("reduce")?.bind().await?;
+    let address = consumer.address();
+    let mut gather = consumer.gather(Expected::names(&names)?);
+
+    // On a cluster these are processes of their own, on all nodes.
+    let mut producers = Vec::new();
+    for (number, name) in names.iter().enumerate() {
+        producers.push(tokio::spawn(produce(job.producer(name)?, address.clone(), number)));
+    }
+
+    while let Some(gathered) = gather.next().await {
+        match gathered? {
+            Gathered::Message { producer, message } => println!("{producer}: {}", String::from_utf8_lossy(&message)),
+            Gathered::Lost(lost) => println!("lost {lost}"),
+        }
+    }
+    println!("{} finished, {} lost", gather.finished(), gather.lost());
+    for producer in producers {
+        if let Err(error) = producer.await.unwrap_or(Ok(())) {
+            println!("{error}");
+        }
+    }
+    drop(gather);
+    attachment.close().await
+}
+
+async fn produce(producer: Producer, reducer: ConsumerAddress, number: usize) -> Result<(), Error> {
+    let mut sender = producer.open(reducer).await?;
+    for result in 1..=3 {
+        sender.send(format!("result {result}").into()).await?;
+        if number == 2 {
+            sender.flush().await?;
+            sender.abort("my disk is full");
+            return Ok(());
+        }
+    }
+    sender.finish().await
+}
