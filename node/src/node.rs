@@ -275,11 +275,13 @@ impl Node {
             Admission::Refused(Refusal { code, text }) => relay.fail(code, &text),
             Admission::Parked => {
                 let open_timeout = self.config.limits.open_timeout;
-                let (node, relay) = (Rc::clone(self), Rc::downgrade(relay));
+                let ended = relay.ended();
+                let (node, number, relay) = (Rc::clone(self), relay.number, Rc::downgrade(relay));
                 spawn_local(async move {
-                    sleep(open_timeout).await;
-                    let Some(relay) = relay.upgrade() else { return };
-                    if node.bindings.borrow_mut().remove_parked(&name, relay.number).is_some() {
+                    // Withdrawn meanwhile, it leaves the table too, and makes room for another.
+                    let expired = timeout(open_timeout, ended).await.is_err();
+                    let parked = node.bindings.borrow_mut().remove_parked(&name, number);
+                    if let (true, Some(_), Some(relay)) = (expired, parked, relay.upgrade()) {
                         let text = format!("nobody bound {}/{} on {} within {open_timeout:?}", name.0, name.1, node.id);
                         relay.fail(Code::NotBound, &text);
                     }

@@ -134,12 +134,15 @@ impl Outlet {
         self.wake.notified().await;
     }
 
-    /// The connection is gone: drops what waits, takes nothing more, and returns the relays that were on it.
+    /// The connection is gone: drops what waits, takes nothing more, and returns the relays that were on it, or were to
+    /// be. One may be returned twice.
     pub(crate) fn close(&self) -> Vec<Rc<Relay>> {
         self.closed.set(true);
         self.frames.borrow_mut().clear();
-        self.news.borrow_mut().clear();
         self.data.borrow_mut().clear();
-        self.streams.borrow_mut().drain().map(|(_, relay)| relay).collect()
+        let mut relays: Vec<_> = self.streams.borrow_mut().drain().map(|(_, relay)| relay).collect();
+        // A stream that has no id here yet is known by its news alone.
+        relays.extend(self.news.borrow_mut().drain(..).map(|(relay, _)| relay));
+        relays
     }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use trunkline_proto::{
     code::Code,
     framing::END_MARK_BYTES,
@@ -117,6 +117,8 @@ struct State {
     over: bool,
     /// Why it is over, if not by its end.
     code: Code,
+    /// Dropped when the stream ends: who waits for that holds the other half.
+    watched: Option<oneshot::Sender<()>>,
     news_queued_up: bool,
     news_queued_down: bool,
     data_queued: bool,
@@ -163,6 +165,7 @@ impl Relays {
                 abort_down: None,
                 over: false,
                 code: Code::Closed,
+                watched: None,
                 news_queued_up: false,
                 news_queued_down: false,
                 data_queued: false,
@@ -219,7 +222,7 @@ impl Relay {
         self.mark_news(Side::Down);
     }
 
-    /// The stream got its id on the lower connection.
+    /// The stream got its id on the lower connection, whose writer may now write it.
     pub(crate) fn name_down(self: &Rc<Self>, stream: u64) {
         let outlet = {
             let mut state = self.state.borrow_mut();
@@ -228,6 +231,7 @@ impl Relay {
             Rc::clone(&down.outlet)
         };
         outlet.register(stream, Rc::clone(self));
+        self.mark_news(Side::Down);
     }
 
     /// The relay's end on one side.
@@ -247,6 +251,16 @@ impl Relay {
     /// With which code the stream has ended; `closed` when it ended cleanly or has not ended.
     pub(crate) fn code(&self) -> Code {
         self.state.borrow().code
+    }
+
+    /// Waits until the stream has ended, without keeping it. Cancel-safe; one waiter only.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let (watched, ended) = oneshot::channel();
+        let mut state = self.state.borrow_mut();
+        if !state.over {
+            state.watched = Some(watched);
+        }
+        async { ended.await.unwrap_or_default() }
     }
 
     /// Whether the consumer has not answered yet.
@@ -299,18 +313,15 @@ impl Relay {
         }
     }
 
-    /// The producer has bytes up to `wanted`.
+    /// The producer has bytes up to `wanted`. Passed on also when it says nothing new: it may ask for news of what has
+    /// been received.
     pub(crate) fn want(self: &Rc<Self>, want: &Want) {
         {
             let mut state = self.state.borrow_mut();
-            if state.over || want.epoch != self.open.epoch || want.wanted <= state.wanted {
+            if state.over || want.epoch != self.open.epoch {
                 return;
             }
-            state.wanted = want.wanted;
-            // What the consumer has granted already, it need not be asked for.
-            if want.wanted <= state.credit.limit {
-                return;
-            }
+            state.wanted = state.wanted.max(want.wanted);
             state.want_dirty = true;
         }
         self.mark_news(Side::Down);
@@ -340,6 +351,8 @@ impl Relay {
             }
             if state.accepted.is_none() || credit.received > state.passed || credit.consumed > credit.received {
                 Some(format!("credit for {} received, {} were passed on", credit.received, state.passed))
+            } else if credit.finished && !state.fin_passed {
+                Some("the end was consumed before it was passed on".to_owned())
             } else {
                 let known = state.credit;
                 state.credit = Credit {
@@ -348,15 +361,11 @@ impl Relay {
                     received: known.received.max(credit.received),
                     consumed: known.consumed.max(credit.consumed),
                     limit: known.limit.max(credit.limit),
-                    finished: known.finished || credit.finished,
+                    finished: credit.finished,
                 };
                 state.credit_dirty = true;
-                if state.credit.finished && !state.fin_passed {
-                    Some("the end was consumed before it was passed on".to_owned())
-                } else {
-                    state.over = state.credit.finished;
-                    None
-                }
+                state.over = credit.finished;
+                None
             }
         };
         if let Some(text) = fault {
@@ -429,6 +438,7 @@ impl Relay {
                 end.outlet.forget(stream);
             }
         }
+        self.state.borrow_mut().watched = None;
         if let Some(relays) = self.relays.upgrade() {
             relays.remove(self.number);
         }

@@ -1,1 +1,569 @@
+//! A relay between two outlets, of which the tests are the writers.
 
+use std::{env, future::Future as _, pin::pin, task::Context, task::Poll, task::Waker};
+
+use trunkline_proto::id::{Incarnation, JobId};
+
+use super::*;
+use crate::outlet::Next;
+
+const SEEDS: std::ops::Range<u64> = 0..2000;
+const MARK: u64 = END_MARK_BYTES as u64;
+/// The stream's ids on the two connections.
+const UP: u64 = 2;
+const DOWN: u64 = 1;
+const BIND: u64 = 5;
+
+struct Rig {
+    relays: Rc<Relays>,
+    up: Rc<Outlet>,
+    down: Rc<Outlet>,
+    relay: Rc<Relay>,
+}
+
+impl Rig {
+    /// A stream that was offered to its consumer.
+    fn new(ingress_bytes: Option<u64>) -> Self {
+        let (relays, up, down) = (Rc::<Relays>::default(), Rc::<Outlet>::default(), Rc::<Outlet>::default());
+        let open = Open {
+            stream: UP,
+            job: JobId { name: "job".parse().unwrap(), run: "r1".parse().unwrap() },
+            producer: "map".parse().unwrap(),
+            producer_node: Some("node-a".parse().unwrap()),
+            incarnation: Incarnation::from_bytes(&[1; 16]).unwrap(),
+            number: 1,
+            consumer: "reduce".parse().unwrap(),
+            node: "node-b".parse().unwrap(),
+            epoch: 0,
+        };
+        let relay = relays.add(open, End { outlet: Rc::clone(&up), stream: Some(UP) }, ingress_bytes);
+        relay.connect_down(&down, Some(DOWN), BIND);
+        let rig = Self { relays, up, down, relay };
+        assert_eq!(rig.tell_down().open, Some(BIND));
+        rig
+    }
+
+    /// The same, accepted with this limit, which the producer has been told.
+    fn accepted(ingress_bytes: Option<u64>, limit: u64) -> Self {
+        let rig = Self::new(ingress_bytes);
+        rig.accept(limit);
+        assert!(rig.tell_up().accept.is_some());
+        rig
+    }
+
+    fn accept(&self, limit: u64) {
+        self.relay.accept(&Accept { stream: DOWN, incarnation: Incarnation::from_bytes(&[2; 16]).unwrap(), limit });
+    }
+
+    fn credit(&self, received: u64, consumed: u64, limit: u64, finished: bool) {
+        self.relay.credit(&Credit { stream: DOWN, epoch: 0, received, consumed, limit, finished });
+    }
+
+    fn send(&self, offset: u64, bytes: usize, fin: bool) {
+        self.relay.data(offset, Bytes::from(vec![7; bytes]), fin);
+    }
+
+    /// Passes everything on that is queued, and says how many bytes that was.
+    fn pass(&self) -> usize {
+        let mut passed = 0;
+        while let Some(taken) = self.relay.take_data(usize::MAX) {
+            passed += taken.bytes;
+            self.relay.passed();
+        }
+        passed
+    }
+
+    /// How often the relay stands in an outlet with news.
+    fn entries(outlet: &Outlet) -> usize {
+        std::iter::from_fn(|| outlet.next_control()).filter(|next| matches!(next, Next::News(..))).count()
+    }
+
+    /// What the upper connection's writer writes. The relay must stand in its queue once.
+    fn tell_up(&self) -> UpNews {
+        assert_eq!(Self::entries(&self.up), 1, "entries for the upper side");
+        self.relay.take_up()
+    }
+
+    fn tell_down(&self) -> DownNews {
+        assert_eq!(Self::entries(&self.down), 1, "entries for the lower side");
+        self.relay.take_down()
+    }
+
+    /// Checks that the node has ended the stream and tells both sides so.
+    #[track_caller]
+    fn assert_failed(&self, code: Code) {
+        assert!(self.relay.is_over());
+        let (up, down) = (self.tell_up(), self.tell_down());
+        assert!(up.over && down.over);
+        assert_eq!(up.abort.map(|abort| abort.code), Some(code));
+        assert_eq!(down.abort.map(|abort| abort.code), Some(code));
+        assert_eq!((up.accept, up.credit, down.want, down.open), (None, None, None, None), "nothing beside the abort");
+        self.assert_gone();
+    }
+
+    /// Checks that no table knows the stream any more.
+    #[track_caller]
+    fn assert_gone(&self) {
+        assert!(self.up.stream(UP).is_none() && self.down.stream(DOWN).is_none());
+        assert_eq!(self.relays.count(), 0);
+        assert!(pin!(self.relays.empty()).poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(()));
+        assert!(self.relay.take_data(usize::MAX).is_none());
+    }
+}
+
+#[test]
+fn bytes_before_accept_end_the_stream() {
+    let rig = Rig::new(None);
+    rig.send(0, 1, false);
+    rig.assert_failed(Code::Protocol);
+}
+
+#[test]
+fn a_gap_or_a_repetition_ends_the_stream() {
+    for offset in [0, 9, 11, u64::MAX] {
+        let rig = Rig::accepted(None, 1000);
+        rig.send(0, 10, false);
+        rig.send(offset, 1, false);
+        rig.assert_failed(Code::Protocol);
+    }
+}
+
+#[test]
+fn bytes_beyond_the_limit_end_the_stream_and_the_end_mark_has_room() {
+    let rig = Rig::accepted(None, 100);
+    rig.send(0, 100, false);
+    rig.send(100, END_MARK_BYTES, true);
+    assert!(!rig.relay.is_over());
+
+    let rig = Rig::accepted(None, 100);
+    rig.send(0, 100 + END_MARK_BYTES + 1, false);
+    rig.assert_failed(Code::CreditExceeded);
+}
+
+#[test]
+fn what_counts_is_the_limit_that_was_told_and_not_the_consumers() {
+    let rig = Rig::new(Some(64));
+    rig.accept(1000);
+    assert_eq!(rig.tell_up().accept.map(|accept| accept.limit), Some(64));
+    rig.send(0, 64 + END_MARK_BYTES + 1, false);
+    rig.assert_failed(Code::CreditExceeded);
+}
+
+#[test]
+fn bytes_after_the_last_ones_end_the_stream() {
+    for bytes in [0, 1] {
+        let rig = Rig::accepted(None, 100);
+        rig.send(0, 10, true);
+        rig.send(10, bytes, bytes == 0);
+        rig.assert_failed(Code::Protocol);
+    }
+}
+
+#[test]
+fn credit_for_what_was_not_passed_on_ends_the_stream() {
+    for (received, consumed) in [(11, 0), (5, 6), (u64::MAX, u64::MAX)] {
+        let rig = Rig::accepted(None, 100);
+        rig.send(0, 20, false);
+        rig.relay.take_data(10).unwrap();
+        rig.relay.passed();
+        rig.credit(received, consumed, 100, false);
+        rig.assert_failed(Code::Protocol);
+    }
+}
+
+#[test]
+fn a_consumer_that_claims_the_end_early_does_not_make_the_producer_believe_it() {
+    let rig = Rig::accepted(None, 100);
+    rig.send(0, 10, false);
+    rig.pass();
+    rig.credit(10, 10, 100, true);
+    rig.assert_failed(Code::Protocol);
+}
+
+#[test]
+fn credit_before_accept_ends_the_stream() {
+    let rig = Rig::new(None);
+    rig.credit(0, 0, 100, false);
+    rig.assert_failed(Code::Protocol);
+}
+
+#[test]
+fn a_second_accept_changes_nothing() {
+    let rig = Rig::accepted(None, 100);
+    rig.accept(1000);
+    assert_eq!(Rig::entries(&rig.up), 0);
+    rig.send(0, 117, false);
+    rig.assert_failed(Code::CreditExceeded);
+}
+
+#[test]
+fn frames_of_another_epoch_are_nobodys() {
+    let rig = Rig::accepted(None, 100);
+    let credit = Credit { stream: DOWN, epoch: 1, received: 9, consumed: 9, limit: 1000, finished: true };
+    rig.relay.credit(&credit);
+    rig.relay.want(&Want { stream: UP, epoch: 1, wanted: 1000 });
+    assert!(!rig.relay.is_over());
+    assert_eq!((Rig::entries(&rig.up), Rig::entries(&rig.down)), (0, 0));
+}
+
+#[test]
+fn a_limit_never_falls() {
+    let rig = Rig::accepted(None, 1000);
+    rig.credit(0, 0, 500, false);
+    assert_eq!(rig.tell_up().credit.map(|credit| credit.limit), Some(1000));
+    rig.send(0, 1000, false);
+    assert!(!rig.relay.is_over());
+}
+
+#[test]
+fn a_local_producer_is_told_no_more_than_its_allowance_ahead() {
+    let rig = Rig::new(Some(100));
+    rig.accept(1000);
+    assert_eq!(rig.tell_up().accept.map(|accept| accept.limit), Some(100));
+    rig.send(0, 100, false);
+    rig.relay.take_data(10).unwrap();
+    rig.relay.passed();
+    assert_eq!(Rig::entries(&rig.up), 0, "ten bytes more are not worth a frame");
+    rig.relay.take_data(30).unwrap();
+    rig.relay.passed();
+    assert_eq!(rig.tell_up().credit.map(|credit| credit.limit), Some(140));
+    rig.credit(40, 0, 120, false);
+    assert_eq!(rig.tell_up().credit.map(|credit| credit.limit), Some(140), "it does not fall");
+}
+
+#[test]
+fn news_are_state_and_stand_in_the_queue_once() {
+    let rig = Rig::accepted(None, 1000);
+    rig.send(0, 50, false);
+    rig.pass();
+    for at in 1..=50 {
+        rig.credit(at, at / 2, 1000 + at, false);
+        rig.relay.want(&Want { stream: UP, epoch: 0, wanted: 10_000 + at });
+    }
+    let credit = rig.tell_up().credit.unwrap();
+    assert_eq!((credit.received, credit.consumed, credit.limit), (50, 25, 1050));
+    assert_eq!(rig.tell_down().want.map(|want| want.wanted), Some(10_050));
+    assert!(rig.relay.take_up().credit.is_none() && rig.relay.take_down().want.is_none(), "told once");
+}
+
+#[test]
+fn what_the_consumer_has_granted_it_is_not_asked_for() {
+    let rig = Rig::accepted(Some(10), 1000);
+    for (wanted, asked) in [(500, 0), (1000, 0), (1001, 1), (1001, 0), (900, 0), (2000, 1)] {
+        rig.relay.want(&Want { stream: UP, epoch: 0, wanted });
+        assert_eq!(Rig::entries(&rig.down), asked, "{wanted}");
+        rig.relay.take_down();
+    }
+}
+
+#[test]
+fn turns_cut_the_bytes_and_the_end_comes_with_the_last() {
+    let rig = Rig::accepted(None, 1000);
+    rig.send(0, 25, false);
+    rig.send(25, 10, false);
+    rig.send(35, 0, true);
+    let mut turns = Vec::new();
+    while let Some(taken) = rig.relay.take_data(20) {
+        assert_eq!(taken.pieces.iter().map(Bytes::len).sum::<usize>(), taken.bytes);
+        assert_eq!(rig.relay.passed(), !taken.fin);
+        turns.push((taken.offset, taken.bytes, taken.fin));
+    }
+    assert_eq!(turns, [(0, 20, false), (20, 15, true)]);
+}
+
+#[test]
+fn an_end_without_bytes_is_passed_on_too() {
+    let rig = Rig::accepted(None, 1000);
+    rig.send(0, 5, false);
+    assert_eq!(rig.pass(), 5);
+    rig.send(5, 0, true);
+    let taken = rig.relay.take_data(100).unwrap();
+    assert_eq!((taken.offset, taken.bytes, taken.fin), (5, 0, true));
+}
+
+#[test]
+fn a_stream_waits_for_its_turn_once() {
+    let rig = Rig::accepted(None, 1000);
+    for offset in 0..10 {
+        rig.send(offset, 1, false);
+    }
+    let turns = || std::iter::from_fn(|| rig.down.next()).filter(|next| matches!(next, Next::Data(..))).count();
+    assert_eq!(turns(), 1);
+    rig.relay.take_data(4).unwrap();
+    let more = rig.relay.passed();
+    rig.down.served(&rig.relay, 4, more);
+    rig.send(10, 1, false);
+    assert_eq!(turns(), 1);
+}
+
+#[test]
+fn an_abort_tells_the_other_side_only_and_frees_what_was_queued() {
+    for from in [Side::Up, Side::Down] {
+        let rig = Rig::accepted(None, 1000);
+        let payload = Bytes::from(vec![7; 100]);
+        rig.relay.data(0, payload.clone(), false);
+        assert!(!payload.is_unique());
+        rig.relay.abort(from, Code::Cancelled, 42, "enough");
+        assert!(payload.is_unique(), "the queue is freed at once");
+        let (up, down) = (rig.tell_up(), rig.tell_down());
+        assert!(up.over && down.over);
+        let told = Some(Abort { stream: 0, code: Code::Cancelled, offset: 42, text: "enough".to_owned() });
+        match from {
+            Side::Up => assert_eq!((up.abort, down.abort), (None, told)),
+            Side::Down => assert_eq!((up.abort, down.abort), (told, None)),
+        }
+        rig.assert_gone();
+    }
+}
+
+#[test]
+fn only_the_first_end_counts() {
+    let rig = Rig::accepted(None, 1000);
+    rig.relay.abort(Side::Up, Code::Cancelled, 0, "first");
+    rig.relay.abort(Side::Down, Code::ConsumerGone, 0, "second");
+    rig.relay.fail(Code::Internal, "third");
+    rig.send(0, 10, false);
+    rig.credit(0, 0, 5000, false);
+    rig.accept(5000);
+    assert_eq!(rig.tell_down().abort.map(|abort| abort.text), Some("first".to_owned()));
+    assert_eq!(rig.tell_up().abort, None);
+}
+
+#[test]
+fn who_was_never_offered_the_stream_does_not_hear_of_its_end() {
+    let offered = Rig::new(None);
+    let relay = offered.relays.add(offered.relay.open.clone(), End { outlet: Rc::default(), stream: Some(4) }, None);
+    let down = Rc::<Outlet>::default();
+    relay.connect_down(&down, Some(3), BIND);
+    relay.abort(Side::Up, Code::Cancelled, 0, "withdrawn");
+    assert!(matches!(relay.take_down(), DownNews { open: None, abort: None, over: true, .. }));
+}
+
+#[test]
+fn a_finished_stream_ends_on_both_sides_and_cleanly() {
+    let rig = Rig::accepted(None, 100);
+    rig.send(0, 10, false);
+    rig.send(10, END_MARK_BYTES, true);
+    rig.pass();
+    rig.credit(10 + MARK, 10 + MARK, 100, true);
+    let (up, down) = (rig.tell_up(), rig.tell_down());
+    assert!(up.over && up.abort.is_none() && up.credit.is_some_and(|credit| credit.finished));
+    assert!(down.over && down.abort.is_none());
+    rig.assert_gone();
+}
+
+#[test]
+fn a_producer_that_goes_after_its_last_byte_loses_nothing() {
+    let rig = Rig::accepted(None, 100);
+    rig.send(0, 10, true);
+    rig.relay.lost(Side::Up, Code::ProducerGone, "gone");
+    assert!(!rig.relay.is_over());
+    assert_eq!(rig.pass(), 10, "the bytes still go down");
+    rig.credit(10, 10, 100, true);
+    assert!(rig.tell_down().abort.is_none());
+    rig.assert_gone();
+}
+
+#[test]
+fn a_producer_that_goes_before_its_last_byte_is_told_with_the_offset() {
+    let rig = Rig::accepted(None, 100);
+    rig.send(0, 10, false);
+    rig.relay.lost(Side::Up, Code::ProducerGone, "gone");
+    let abort = rig.tell_down().abort.unwrap();
+    assert_eq!((abort.code, abort.offset), (Code::ProducerGone, 10));
+    assert_eq!(rig.tell_up().abort, None);
+    rig.assert_gone();
+}
+
+#[test]
+fn a_consumer_that_goes_is_told_with_what_it_had_consumed() {
+    for fin in [false, true] {
+        let rig = Rig::accepted(None, 100);
+        rig.send(0, 10, fin);
+        rig.pass();
+        rig.credit(10, 7, 100, false);
+        rig.relay.lost(Side::Down, Code::ConsumerGone, "gone");
+        let abort = rig.tell_up().abort.unwrap();
+        assert_eq!((abort.code, abort.offset), (Code::ConsumerGone, 7));
+        rig.assert_gone();
+    }
+}
+
+#[test]
+fn a_closed_connection_returns_its_streams_those_included_that_have_no_id_yet() {
+    let rig = Rig::accepted(None, 100);
+    let trunk = Rc::<Outlet>::default();
+    let relay = rig.relays.add(rig.relay.open.clone(), End { outlet: Rc::clone(&rig.up), stream: Some(4) }, Some(100));
+    relay.connect_down(&trunk, None, 0);
+    let returned = trunk.close();
+    assert_eq!(returned.iter().map(|relay| relay.number).collect::<Vec<_>>(), [relay.number]);
+    assert!(trunk.next().is_none());
+    let mut returned: Vec<_> = rig.up.close().iter().map(|relay| relay.number).collect();
+    returned.sort_unstable();
+    returned.dedup();
+    assert_eq!(returned, [rig.relay.number, relay.number]);
+}
+
+#[test]
+fn a_stream_that_gets_its_id_stands_in_the_queue_once() {
+    let rig = Rig::accepted(None, 100);
+    let trunk = Rc::<Outlet>::default();
+    let relay = rig.relays.add(rig.relay.open.clone(), End { outlet: Rc::clone(&rig.up), stream: Some(4) }, Some(100));
+    relay.connect_down(&trunk, None, 0);
+    relay.want(&Want { stream: 4, epoch: 0, wanted: 100 });
+    relay.name_down(8);
+    assert_eq!(Rig::entries(&trunk), 1);
+    assert!(trunk.stream(8).is_some_and(|found| Rc::ptr_eq(&found, &relay)));
+}
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    /// From `low` to `high`, both included.
+    fn between(&mut self, low: u64, high: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        low + (word ^ (word >> 31)) % (high - low + 1)
+    }
+}
+
+/// A producer that sends what it was told it may, a consumer that grants step by step, and writers that come late.
+struct Flow {
+    rig: Rig,
+    random: Random,
+    ingress: Option<u64>,
+    /// How many bytes the producer has before its end mark.
+    total: u64,
+    told: u64,
+    sent: u64,
+    fin_sent: bool,
+    received: u64,
+    fin_received: bool,
+    granted: u64,
+    step_max: u64,
+    /// The consumer grants only when it holds nothing more to come.
+    stingy: bool,
+    finished: bool,
+}
+
+impl Flow {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let ingress = [None, Some(16), Some(1000), Some(64 << 10)][usize::try_from(random.between(0, 3)).unwrap()];
+        let granted = random.between(0, 3000);
+        let rig = Rig::new(ingress);
+        rig.accept(granted);
+        Self {
+            rig,
+            ingress,
+            total: random.between(0, 100_000),
+            told: 0,
+            sent: 0,
+            fin_sent: false,
+            received: 0,
+            fin_received: false,
+            granted,
+            step_max: [1 + random.between(0, 50), 5000, 100_000][usize::try_from(random.between(0, 2)).unwrap()],
+            stingy: random.between(0, 1) == 0,
+            finished: false,
+            random,
+        }
+    }
+
+    /// One of the four does what it can; whether anything was done.
+    fn step(&mut self, who: u64) -> bool {
+        match who {
+            0 => self.produce(),
+            1 => self.write_down(),
+            2 => self.grant(),
+            _ => self.write_up(),
+        }
+    }
+
+    fn produce(&mut self) -> bool {
+        if self.fin_sent {
+            return false;
+        }
+        let may = self.told.min(self.total).saturating_sub(self.sent);
+        if may > 0 {
+            let bytes = self.random.between(1, may);
+            self.rig.send(self.sent, usize::try_from(bytes).unwrap(), false);
+            self.sent += bytes;
+        } else if self.sent == self.total && self.told >= self.sent {
+            self.rig.send(self.sent, END_MARK_BYTES, true);
+            self.sent += MARK;
+            self.fin_sent = true;
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn write_down(&mut self) -> bool {
+        let Some(Next::Data(relay, _)) = self.rig.down.next() else { return false };
+        let quantum = usize::try_from(self.random.between(1, 20_000)).unwrap();
+        let taken = relay.take_data(quantum).expect("who stands in the queue has bytes");
+        assert_eq!(taken.offset, self.received);
+        self.received += taken.bytes as u64;
+        self.fin_received |= taken.fin;
+        let more = relay.passed();
+        self.rig.down.served(&relay, taken.bytes, more);
+        true
+    }
+
+    fn grant(&mut self) -> bool {
+        let finished = self.fin_received && !self.finished;
+        let grants = self.granted < self.total && (!self.stingy || self.received >= self.granted);
+        if !finished && !grants {
+            return false;
+        }
+        if grants {
+            self.granted += self.random.between(1, self.step_max);
+        }
+        self.rig.credit(self.received, self.received, self.granted, finished);
+        self.finished |= finished;
+        true
+    }
+
+    fn write_up(&mut self) -> bool {
+        if Rig::entries(&self.rig.up) == 0 {
+            return false;
+        }
+        let news = self.rig.relay.take_up();
+        assert_eq!(news.abort, None);
+        let limits = news.accept.map(|accept| accept.limit).into_iter().chain(news.credit.map(|credit| credit.limit));
+        for limit in limits {
+            assert!(limit >= self.told, "a limit fell from {} to {limit}", self.told);
+            let allowed = self.ingress.map_or(u64::MAX, |ingress| self.received + ingress).min(self.granted);
+            assert!(limit <= allowed.max(self.told), "told {limit}, allowed {allowed}");
+            self.told = limit;
+        }
+        true
+    }
+
+    fn run(&mut self) {
+        while !self.finished {
+            let first = self.random.between(0, 3);
+            let moved = self.step(first) || (0..4).any(|who| self.step(who));
+            assert!(moved, "stuck: told {} sent {} passed {} of {}", self.told, self.sent, self.received, self.total);
+            let queued = self.sent - self.received;
+            assert!(self.ingress.is_none_or(|ingress| queued <= ingress + MARK), "{queued} bytes are queued");
+        }
+        assert_eq!(self.received, self.total + MARK);
+        self.rig.assert_gone();
+    }
+}
+
+#[test]
+fn whatever_is_granted_nothing_gets_stuck_and_no_more_waits_than_the_allowance() {
+    if let Ok(seed) = env::var("SEED") {
+        return Flow::new(seed.parse().unwrap()).run();
+    }
+    for seed in SEEDS {
+        let outcome = std::panic::catch_unwind(|| Flow::new(seed).run());
+        assert!(outcome.is_ok(), "replay with SEED={seed}");
+    }
+}

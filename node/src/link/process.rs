@@ -157,8 +157,8 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
         never = write(&process, &writer) => match never {},
     };
     if let Err(fault) = &ended {
-        node.refusals
-            .warn(&format!("cut off process {} ({}, uid {})", process.number, process.software, peer.uid), &fault.text);
+        // Without its number: one that comes back and does the same again is the same one.
+        node.refusals.warn(&format!("cut off a process of uid {} ({})", peer.uid, process.software), &fault.text);
     }
     detach(&node, &process);
     if let Err(fault) = ended {

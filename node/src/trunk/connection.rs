@@ -117,15 +117,15 @@ pub(crate) struct Control {
 
 impl Control {
     /// The dialler's side.
-    pub(super) async fn open(connection: &Connection) -> Result<Self, String> {
-        Ok(Self::new(connection.open_bi().await.map_err(|error| explain(&error))?))
+    pub(super) async fn open(connection: &Connection) -> Result<Self, Unreadable> {
+        Ok(Self::new(connection.open_bi().await.map_err(|error| Unreadable::ended(explain(&error)))?))
     }
 
     /// The other side.
-    pub(super) async fn accept(connection: &Connection) -> Result<Self, String> {
-        let control = Self::new(connection.accept_bi().await.map_err(|error| explain(&error))?);
+    pub(super) async fn accept(connection: &Connection) -> Result<Self, Unreadable> {
+        let control = Self::new(connection.accept_bi().await.map_err(|error| Unreadable::ended(explain(&error)))?);
         if u64::from(control.recv.id()) != 0 {
-            return Err("its first stream is not the control stream".to_owned());
+            return Err(Unreadable::protocol("its first stream is not the control stream"));
         }
         Ok(control)
     }
@@ -136,18 +136,17 @@ impl Control {
         Self { send, recv, decoder: Decoder::default() }
     }
 
-    pub(super) async fn send_hello(&mut self, hello: TrunkHello) -> Result<(), String> {
+    pub(super) async fn send_hello(&mut self, hello: TrunkHello) -> Result<(), Unreadable> {
         let mut bytes = BytesMut::new();
         Frame::from(hello).encode(&mut bytes);
-        self.send.write_all(&bytes).await.map_err(|error| error.to_string())
+        self.send.write_all(&bytes).await.map_err(|error| Unreadable::ended(error.to_string()))
     }
 
-    pub(super) async fn read_hello(&mut self) -> Result<TrunkHello, String> {
-        let first = next_frame(&mut self.recv, &mut self.decoder).await;
-        match first.map_err(|unreadable| unreadable.text)? {
+    pub(super) async fn read_hello(&mut self) -> Result<TrunkHello, Unreadable> {
+        match next_frame(&mut self.recv, &mut self.decoder).await? {
             Some(Frame::TrunkHello(hello)) => Ok(hello),
-            Some(_) => Err("its first frame was no HELLO".to_owned()),
-            None => Err("it ended its control stream".to_owned()),
+            Some(_) => Err(Unreadable::protocol("its first frame was no HELLO")),
+            None => Err(Unreadable::protocol("it ended its control stream")),
         }
     }
 }
@@ -162,6 +161,11 @@ impl Unreadable {
     fn protocol(text: &str) -> Self {
         Self { code: Code::Protocol, text: text.to_owned() }
     }
+
+    /// The peer, or the network, ended it.
+    fn ended(text: String) -> Self {
+        Self { code: Code::Cancelled, text }
+    }
 }
 
 /// The next frame of a stream, or `None` at its end. Cancel-safe: what was read stays in `decoder`.
@@ -174,7 +178,7 @@ pub(super) async fn next_frame(recv: &mut RecvStream, decoder: &mut Decoder) -> 
         match recv.read_chunk(CONTROL_READ_BYTES, true).await {
             Ok(Some(chunk)) => decoder.buffer().extend_from_slice(&chunk.bytes),
             Ok(None) => return Ok(None),
-            Err(error) => return Err(Unreadable { code: Code::Cancelled, text: error.to_string() }),
+            Err(error) => return Err(Unreadable::ended(error.to_string())),
         }
     }
 }
@@ -283,7 +287,6 @@ async fn accept(node: &Rc<Node>, trunk: &Rc<Trunk>) -> ConnectionError {
             Ok(stream) => stream,
             Err(error) => return error,
         };
-        trunk.permit(node.config.limits.streams_max);
         spawn_local(greet(Rc::clone(node), Rc::clone(trunk), Sending::new(send), recv));
     }
 }
@@ -308,6 +311,7 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
     let reader = spawn_local(reader::forward(Rc::clone(&relay), recv, decoder.into_remainder().freeze()));
     let half = TrunkStream { send, preamble: None, reader: reader.abort_handle() };
     trunk.streams.borrow_mut().insert(relay.number, half);
+    trunk.permit(node.config.limits.streams_max);
 }
 
 /// What the first frame of a stream is, or why it is none that a stream begins with.

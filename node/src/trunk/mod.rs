@@ -18,7 +18,7 @@ use std::{
 use quinn::{Connection, Endpoint, Incoming};
 use tokio::{
     task::{AbortHandle, spawn_local},
-    time::{sleep, sleep_until, timeout},
+    time::{sleep_until, timeout},
 };
 use tracing::{debug, info};
 use trunkline_certs::{PeerIdentity, SERVER_NAME};
@@ -31,7 +31,7 @@ use trunkline_proto::{
 
 pub(crate) use self::connection::Trunk;
 use self::{
-    connection::{Control, explain},
+    connection::{Control, Unreadable, explain},
     dial::{Action, Dialler, Token},
     endpoint::{Dials, EndpointError},
 };
@@ -204,15 +204,19 @@ pub(crate) fn open(node: &Rc<Node>, relay: &Rc<Relay>) {
     let actions = peer.dialler.borrow_mut().want(true, Instant::now());
     perform(node, &peer, actions);
     let open_timeout = node.config.limits.open_timeout;
-    let (node, relay) = (Rc::clone(node), Rc::downgrade(relay));
+    let ended = relay.ended();
+    let (node, number, relay) = (Rc::clone(node), relay.number, Rc::downgrade(relay));
     spawn_local(async move {
-        sleep(open_timeout).await;
-        let Some(relay) = relay.upgrade() else { return };
-        if peer.waiting.borrow_mut().remove(&relay.number).is_some() {
+        // Withdrawn meanwhile, it no longer wants the trunk.
+        let expired = timeout(open_timeout, ended).await.is_err();
+        if peer.waiting.borrow_mut().remove(&number).is_none() {
+            return;
+        }
+        if let (true, Some(relay)) = (expired, relay.upgrade()) {
             let why = peer.last_failure.borrow().clone();
             relay.fail(Code::Unreachable, &format!("{} could not be reached within {open_timeout:?}: {why}", peer.id));
-            settle(&node, &peer);
         }
+        settle(&node, &peer);
     });
 }
 
@@ -319,6 +323,9 @@ async fn dial(node: Rc<Node>, peer: Rc<Peer>, number: u64) {
             }
         };
         for resolved in resolved {
+            if peer.last_failure.borrow().is_empty() {
+                *peer.last_failure.borrow_mut() = format!("{resolved}: no answer yet");
+            }
             match attempt(&node, &peer, number, resolved).await {
                 Ok((connection, control, hello)) => {
                     peer.dial.borrow_mut().take();
@@ -357,7 +364,7 @@ async fn attempt(
         let mut control = Control::open(&connection).await?;
         control.send_hello(node.trunks.hello(peer, number)).await?;
         let hello = control.read_hello().await?;
-        Ok::<_, String>((control, hello))
+        Ok::<_, Unreadable>((control, hello))
     };
     let greeted = timeout(node.config.limits.hello_timeout, greeting).await;
     // In TLS 1.3 the dialler is done before the other side has looked at its certificate: why the connection ended says
@@ -365,7 +372,7 @@ async fn attempt(
     let (control, hello) = match (greeted, connection.close_reason()) {
         (Ok(Ok(greeted)), _) => greeted,
         (_, Some(reason)) => return Err(explain(&reason)),
-        (Ok(Err(why)), None) => return Err(why),
+        (Ok(Err(unreadable)), None) => return Err(unreadable.text),
         (Err(_), None) => return Err("it did not say HELLO in time".to_owned()),
     };
     if let Err(error) = Offer::ours().agree(&hello.offer) {
@@ -431,16 +438,16 @@ async fn handshake(node: Rc<Node>, incoming: Incoming) {
     let greeting = async {
         let mut control = Control::accept(&connection).await?;
         let hello = control.read_hello().await?;
-        Ok::<_, String>((control, hello))
+        Ok::<_, Unreadable>((control, hello))
     };
     let (control, hello) = match timeout(greeting_time, greeting).await {
         Ok(Ok(greeted)) => greeted,
-        Ok(Err(why)) => {
+        Ok(Err(Unreadable { code: Code::Cancelled, text })) => {
             // A peer that gave its dial up meanwhile has done nothing wrong.
-            debug!("a connection from {} ended before its HELLO: {why}", identity.node);
-            connection.close(Code::Protocol.to_wire().into(), why.as_bytes());
+            debug!("a connection from {} ended before its HELLO: {text}", identity.node);
             return;
         }
+        Ok(Err(Unreadable { code, text })) => return refuse(code, &text),
         Err(_) => return refuse(Code::Protocol, "it did not say HELLO in time"),
     };
     if let Err(error) = Offer::ours().agree(&hello.offer) {

@@ -35,32 +35,31 @@ const CREDIT_PRIORITY: i32 = 1;
 /// Opens QUIC streams for relays that want one. Apart from the writer, because the peer may not permit one yet.
 pub(super) async fn open(trunk: &Rc<Trunk>) -> ConnectionError {
     loop {
-        let Some(relay) = trunk.to_open.borrow_mut().pop_front() else {
+        // It stays in the queue while it waits: who ends the trunk meanwhile finds it there.
+        let Some(relay) = trunk.to_open.borrow().front().cloned() else {
             trunk.to_open_changed.notified().await;
             continue;
         };
         if relay.is_over() {
+            trunk.to_open.borrow_mut().pop_front();
             continue;
         }
-        let opened = trunk.connection.open_bi().await;
-        let (send, recv) = match opened {
+        let (send, recv) = match trunk.connection.open_bi().await {
             Ok(stream) => stream,
-            Err(error) => {
-                trunk.to_open.borrow_mut().push_front(relay);
-                return error;
-            }
+            Err(error) => return error,
         };
+        trunk.to_open.borrow_mut().pop_front();
         let send = Sending::new(send);
         if relay.is_over() {
             continue;
         }
         let mut preamble = BytesMut::new();
         Frame::from(Open { stream: 0, producer_node: None, ..relay.open.clone() }).encode(&mut preamble);
-        relay.name_down(recv.id().into());
+        let stream = u64::from(recv.id());
         let reader = spawn_local(reader::reverse(Rc::clone(&relay), recv)).abort_handle();
         let half = TrunkStream { send, preamble: Some(preamble.freeze()), reader };
         trunk.streams.borrow_mut().insert(relay.number, half);
-        trunk.outlet.push_news(relay, Side::Down);
+        relay.name_down(stream);
     }
 }
 
