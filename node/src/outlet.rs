@@ -18,7 +18,8 @@ use crate::{
     schedule::Schedule,
 };
 
-/// Frames about the connection as a whole that may wait; a connection that does not take even these is given up.
+/// Frames about the connection as a whole that may wait. They answer what its other side asked: one that asks so much
+/// and reads so little is given up.
 const FRAMES_MAX: usize = 8192;
 
 /// What a writer is to write next.
@@ -40,6 +41,7 @@ pub(crate) struct Outlet {
     data: RefCell<Schedule<JobId, Rc<Relay>>>,
     wake: Notify,
     closed: Cell<bool>,
+    overrun: Cell<bool>,
 }
 
 impl Outlet {
@@ -70,15 +72,20 @@ impl Outlet {
         self.closed.get()
     }
 
-    /// Queues a frame about the connection itself; false when it takes none any more.
-    pub(crate) fn push_frame(&self, frame: impl Into<Frame>) -> bool {
+    /// Queues a frame about the connection itself. When too many wait, it is dropped, and the outlet is overrun.
+    pub(crate) fn push_frame(&self, frame: impl Into<Frame>) {
         let mut frames = self.frames.borrow_mut();
-        if self.closed.get() || frames.len() >= FRAMES_MAX {
-            return false;
+        if frames.len() >= FRAMES_MAX {
+            self.overrun.set(true);
+        } else if !self.closed.get() {
+            frames.push_back(frame.into());
+            self.wake.notify_one();
         }
-        frames.push_back(frame.into());
-        self.wake.notify_one();
-        true
+    }
+
+    /// Whether a frame was dropped because too many waited: the connection cannot go on.
+    pub(crate) fn is_overrun(&self) -> bool {
+        self.overrun.get()
     }
 
     /// A relay has news for this connection. The relay sees to it that it is in here once.

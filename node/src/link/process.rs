@@ -235,6 +235,9 @@ async fn read(
     loop {
         while let Some(frame) = decoder.next().map_err(|error| Fault::unreadable(&error))? {
             handle(node, process, frame)?;
+            if process.outlet.is_overrun() {
+                return Err(Fault { code: Code::Busy, text: "it asks more than it reads the answers to".to_owned() });
+            }
         }
         if !fill(reader, decoder).await {
             return Ok(());

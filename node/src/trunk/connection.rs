@@ -35,8 +35,8 @@ use crate::{
 const CONTROL_PRIORITY: i32 = 2;
 /// What is read of a control stream at once.
 const CONTROL_READ_BYTES: usize = 16 * 1024;
-/// How often a superseded connection is looked at for whether its last stream has ended.
-const SUPERSEDED_CHECK: Duration = Duration::from_millis(500);
+/// How often a connection is looked at for whether it should end.
+const CHECK: Duration = Duration::from_secs(2);
 
 /// A connection that is, or was, the trunk to a peer.
 pub(crate) struct Trunk {
@@ -254,7 +254,7 @@ pub(super) async fn run(node: &Rc<Node>, trunk: &Rc<Trunk>, control: Control) ->
         error = pump::open(trunk) => protocol(explain(&error)),
         why = pump::run(trunk, send) => protocol(why),
         unreadable = read_control(trunk, &mut recv, &mut decoder) => unreadable,
-        superseded = superseded(trunk) => superseded,
+        ended = watch(trunk) => ended,
     };
     // What interrupted a loop is less than why the connection is gone, if it is.
     let why = trunk.connection.close_reason().map_or(ended.text, |reason| explain(&reason));
@@ -369,11 +369,15 @@ fn handle_control(trunk: &Rc<Trunk>, frame: Frame) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// Ends once another connection is the trunk and the last stream of this one has ended.
-async fn superseded(trunk: &Rc<Trunk>) -> Unreadable {
-    let mut check = interval(SUPERSEDED_CHECK);
+/// Ends once another connection is the trunk and the last stream of this one has ended; or when the peer asks more than
+/// it reads the answers to.
+async fn watch(trunk: &Rc<Trunk>) -> Unreadable {
+    let mut check = interval(CHECK);
     loop {
         check.tick().await;
+        if trunk.outlet.is_overrun() {
+            return Unreadable { code: Code::Busy, text: "it asks more than it reads the answers to".to_owned() };
+        }
         if !trunk.current.get() && trunk.outlet.streams_count() == 0 && trunk.to_open.borrow().is_empty() {
             return Unreadable { code: Code::Closed, text: "another connection is the trunk".to_owned() };
         }

@@ -81,7 +81,8 @@ impl Shared {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        // Once the link is gone, that is the reason why nothing new begins.
+        self.draining.load(Ordering::Relaxed) && self.ready.ended().is_none()
     }
 
     /// Tells the credit policy, and the streams what follows from it. Call it with no lock held.

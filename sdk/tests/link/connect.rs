@@ -1,3 +1,5 @@
+//! Attaching: what a node answers, what it might, and what is said when nobody does.
+
 use std::{path::Path, time::Duration};
 
 use tokio::io::AsyncWriteExt as _;

@@ -1,3 +1,5 @@
+//! `gather`: order of arrival, lost producers, who is expected.
+
 use trunkline::{Code, Consumer, ErrorKind, Expected, Gather, Gathered};
 use trunkline_proto::{
     frame::Frame,

@@ -1,3 +1,5 @@
+//! From the first handle to the last: closing, dropping, and the loss of the link.
+
 use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},

@@ -1,3 +1,5 @@
+//! Streams that arrive: reassembly, credit, ends.
+
 use std::pin::pin;
 
 use trunkline::{Attachment, Bytes, Code, Consumer, ErrorKind, Receiver};

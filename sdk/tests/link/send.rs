@@ -1,3 +1,5 @@
+//! Streams that are sent: opening, waiting for credit, finishing, giving up.
+
 use std::pin::pin;
 
 use trunkline::{Attachment, Bytes, Code, ErrorKind, Incarnation};
