@@ -1,0 +1,168 @@
+//! The shipped programs: where they are, or how they are built.
+
+use std::{
+    env, io,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+};
+
+use tokio::process::Command;
+
+/// The programs that are run as shipped.
+const NAMES: [&str; 2] = ["trunkline-certs", "trunkline-node"];
+
+/// Where the programs are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Binaries {
+    /// `trunkline-certs`.
+    pub(crate) certs: PathBuf,
+    /// `trunkline-node`.
+    pub(crate) node: PathBuf,
+    /// This program, which is also the mappers, the reducers and the guard.
+    pub(crate) wordcount: PathBuf,
+}
+
+/// Why the programs are not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BinaryError {
+    /// `--bin-dir` lacks one.
+    #[error("{name} is not in {folder}, which --bin-dir names", folder = folder.display())]
+    NotInFolder {
+        /// Which.
+        name: &'static str,
+        /// Where it should be.
+        folder: PathBuf,
+    },
+    /// They are nowhere, and this is not cargo's doing.
+    #[error(
+        "trunkline-certs and trunkline-node are not in {folder}: name their folder with --bin-dir, or build them first \
+         (cargo build --release -p trunkline-certs -p trunkline-node)",
+        folder = .0.display()
+    )]
+    NoCargo(PathBuf),
+    /// Cargo could not be run.
+    #[error("cannot run {cargo}: {source}", cargo = cargo.display())]
+    Cargo {
+        /// What `$CARGO` says.
+        cargo: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Cargo ran, and failed; it has said why.
+    #[error("{} could not build trunkline-certs and trunkline-node: {status}", cargo.display())]
+    Build {
+        /// What `$CARGO` says.
+        cargo: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// Cargo built them somewhere else.
+    #[error("{} built trunkline-certs and trunkline-node, but not in {}", cargo.display(), folder.display())]
+    Elsewhere {
+        /// What `$CARGO` says.
+        cargo: PathBuf,
+        /// Where they should be.
+        folder: PathBuf,
+    },
+    /// The operating system does not say where this program is.
+    #[error("cannot find this program itself: {0}")]
+    Myself(io::Error),
+}
+
+impl Binaries {
+    /// Finds them in `bin_dir`; without it beside this program, or builds them there.
+    pub(crate) async fn find_or_build(bin_dir: Option<&Path>) -> Result<Self, BinaryError> {
+        let wordcount = env::current_exe().map_err(BinaryError::Myself)?;
+        if let Some(folder) = bin_dir {
+            return match missing(folder) {
+                None => Ok(Self::in_folder(folder, wordcount)),
+                Some(name) => Err(BinaryError::NotInFolder { name, folder: folder.to_owned() }),
+            };
+        }
+        let folder = wordcount.parent().unwrap_or(Path::new("/")).to_owned();
+        if missing(&folder).is_some() {
+            build(&folder).await?;
+        }
+        Ok(Self::in_folder(&folder, wordcount))
+    }
+
+    fn in_folder(folder: &Path, wordcount: PathBuf) -> Self {
+        // Absolute: they are started from other folders too.
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        let [certs, node] = NAMES.map(|name| folder.join(name));
+        Self { certs, node, wordcount }
+    }
+}
+
+/// The first program that `folder` lacks.
+fn missing(folder: &Path) -> Option<&'static str> {
+    NAMES.into_iter().find(|name| !folder.join(name).is_file())
+}
+
+/// Has cargo build both into `folder`, with the profile and the target that the folder's name tells.
+async fn build(folder: &Path) -> Result<(), BinaryError> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
+    let cargo = env::var_os("CARGO").map(PathBuf::from);
+    let (Some(cargo), Some(arguments)) = (cargo.filter(|_| workspace.is_file()), build_arguments(folder)) else {
+        return Err(BinaryError::NoCargo(folder.to_owned()));
+    };
+    eprintln!("wordcount: building {} into {} first, with {}", NAMES.join(" and "), folder.display(), cargo.display());
+    // Standard output is for the count.
+    let mut command = Command::new(&cargo);
+    command.arg("build").arg("--manifest-path").arg(workspace).args(NAMES.map(|name| format!("--package={name}")));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::from(io::stderr())).kill_on_drop(true);
+    match command.status().await {
+        Err(source) => Err(BinaryError::Cargo { cargo, source }),
+        Ok(status) if !status.success() => Err(BinaryError::Build { cargo, status }),
+        Ok(_) if missing(folder).is_some() => Err(BinaryError::Elsewhere { cargo, folder: folder.to_owned() }),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// What `cargo build` is told so that programs land in `folder`, one of cargo's: `TARGET/PROFILE`, or
+/// `TARGET/TRIPLE/PROFILE`. Cargo marks its target folder with a tag.
+fn build_arguments(folder: &Path) -> Option<Vec<String>> {
+    let tagged = |folder: &Path| folder.join("CACHEDIR.TAG").is_file();
+    let profile = match folder.file_name()?.to_str()? {
+        "debug" => "dev",
+        profile => profile,
+    };
+    let parent = folder.parent()?;
+    let (target, triple) = if tagged(parent) {
+        (parent, None)
+    } else {
+        (parent.parent().filter(|target| tagged(target))?, Some(parent.file_name()?.to_str()?))
+    };
+    let mut arguments = vec![format!("--profile={profile}"), format!("--target-dir={}", target.to_str()?)];
+    arguments.extend(triple.map(|triple| format!("--target={triple}")));
+    Some(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_of_cargo_tells_profile_and_target() {
+        let target = tempfile::tempdir().unwrap();
+        fs::write(target.path().join("CACHEDIR.TAG"), "").unwrap();
+        let dir = format!("--target-dir={}", target.path().display());
+        let arguments = |sub: &str| build_arguments(&target.path().join(sub));
+        assert_eq!(arguments("debug").unwrap(), ["--profile=dev", &dir]);
+        assert_eq!(
+            arguments("x86_64-unknown-linux-musl/release").unwrap(),
+            ["--profile=release", &dir, "--target=x86_64-unknown-linux-musl"]
+        );
+        assert_eq!(arguments("a/b/release"), None);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_lacks_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("trunkline-certs"), "").unwrap();
+        let error = Binaries::find_or_build(Some(folder.path())).await.unwrap_err();
+        assert!(error.to_string().starts_with("trunkline-node is not in "), "{error}");
+    }
+}

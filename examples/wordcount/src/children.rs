@@ -1,0 +1,332 @@
+//! The processes that the launcher started: one task attends to each, reads what it tells, and sees it end.
+//!
+//! Whatever was started is here before the next await, so that [`Children::stop`] finds it on every way out.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time,
+};
+
+use crate::{events::Event, roles::BEGIN};
+
+/// Reports that wait for the launcher. When it is full, processes wait to tell their progress.
+const REPORTS_MAX: usize = 1_024;
+
+/// How long a daemon may take to leave when the whole is given up. Then it is killed.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `trunkline-node`.
+    Daemon,
+    /// `wordcount map`.
+    Map,
+    /// `wordcount reduce`.
+    Reduce,
+}
+
+/// A place that one process fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// What it is.
+    pub(crate) kind: Kind,
+    /// Which of them, over all nodes and jobs.
+    pub(crate) index: usize,
+}
+
+/// A process that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Which place it filled.
+    pub(crate) slot: Slot,
+    /// What people call it.
+    pub(crate) label: String,
+    /// Its number while it lived.
+    pub(crate) pid: u32,
+    /// What it wrote to standard error.
+    pub(crate) log: PathBuf,
+    /// How it ended.
+    pub(crate) status: io::Result<ExitStatus>,
+}
+
+impl Ended {
+    /// Whether it said that its work is done.
+    pub(crate) fn well(&self) -> bool {
+        self.status.as_ref().is_ok_and(ExitStatus::success)
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// A map or reduce process told something.
+    Told(Slot, Event),
+    /// A process ended. All that it told came before.
+    Ended(Ended),
+}
+
+/// What the launcher wants of processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Run,
+    Begin,
+    Terminate,
+    Kill,
+}
+
+/// All that were started and not yet reported as ended.
+#[derive(Debug)]
+pub(crate) struct Children {
+    logs: PathBuf,
+    attended: JoinSet<Ended>,
+    daemon_orders: watch::Sender<Order>,
+    role_orders: watch::Sender<Order>,
+    told: mpsc::Receiver<(Slot, Event)>,
+    teller: mpsc::Sender<(Slot, Event)>,
+}
+
+impl Children {
+    /// None yet. Their logs will lie in the folder `logs`, which is made.
+    pub(crate) fn new(logs: PathBuf) -> io::Result<Self> {
+        fs::create_dir(&logs)?;
+        let (teller, told) = mpsc::channel(REPORTS_MAX);
+        let (daemon_orders, role_orders) = (watch::Sender::new(Order::Run), watch::Sender::new(Order::Run));
+        Ok(Self { logs, attended: JoinSet::new(), daemon_orders, role_orders, told, teller })
+    }
+
+    /// Starts a process that people call `label`; gives its number. Its standard error goes to the log `name`.
+    pub(crate) fn start(&mut self, slot: Slot, label: &str, name: &str, mut command: Command) -> io::Result<u32> {
+        let log = self.logs.join(format!("{name}.log"));
+        let (input, output) = match slot.kind {
+            Kind::Daemon => (Stdio::null(), Stdio::from(open_log(&log)?)),
+            Kind::Map | Kind::Reduce => (Stdio::piped(), Stdio::piped()),
+        };
+        // A group of its own: Ctrl-C in a terminal is for the launcher, which stops them in order.
+        command.process_group(0).kill_on_drop(true).stdin(input).stdout(output).stderr(open_log(&log)?);
+        let child = command.spawn()?;
+        let pid = child.id().unwrap_or_default();
+        let orders = match slot.kind {
+            Kind::Daemon => self.daemon_orders.subscribe(),
+            Kind::Map | Kind::Reduce => self.role_orders.subscribe(),
+        };
+        let (teller, label) = (self.teller.clone(), label.to_owned());
+        self.attended.spawn(async move {
+            let status = attend(child, slot, orders, teller).await;
+            Ended { slot, label, pid, log, status }
+        });
+        Ok(pid)
+    }
+
+    /// The next thing that happens; nothing when all have ended and all was told. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Happening> {
+        tokio::select! {
+            biased;
+            Some((slot, event)) = self.told.recv() => Some(Happening::Told(slot, event)),
+            ended = self.attended.join_next() => {
+                ended.map(|ended| Happening::Ended(ended.expect("attending neither panics nor is aborted")))
+            }
+        }
+    }
+
+    /// The `first` that ended badly, and those that end badly within `settle` of it. What is told meanwhile is dropped.
+    pub(crate) async fn casualties(&mut self, first: Ended, settle: Duration) -> Vec<Ended> {
+        let (mut all, deadline) = (vec![first], time::Instant::now() + settle);
+        while let Ok(Some(happening)) = time::timeout_at(deadline, self.next()).await {
+            if let Happening::Ended(ended) = happening
+                && !ended.well()
+            {
+                all.push(ended);
+            }
+        }
+        all
+    }
+
+    /// Lets the mappers begin.
+    pub(crate) fn begin(&self) {
+        self.role_orders.send_replace(Order::Begin);
+    }
+
+    /// Asks the daemons to leave, as an operator would, and waits for them; gives those that ended badly or had to be
+    /// killed.
+    pub(crate) async fn retire_daemons(&mut self, timeout: Duration) -> Vec<Ended> {
+        self.daemon_orders.send_replace(Order::Terminate);
+        let mut ended = self.drain(timeout).await;
+        if !self.attended.is_empty() {
+            self.daemon_orders.send_replace(Order::Kill);
+            ended.extend(self.drain(LEAVE_TIMEOUT).await);
+        }
+        self.daemon_orders.send_replace(Order::Run);
+        ended.retain(|ended| !ended.well());
+        ended
+    }
+
+    /// Stops everything: map and reduce processes at once, daemons by request and then by force. None is left.
+    pub(crate) async fn stop(&mut self) {
+        // An attending task must not wait for someone to take a report.
+        self.told.close();
+        self.role_orders.send_replace(Order::Kill);
+        self.daemon_orders.send_replace(Order::Terminate);
+        self.drain(LEAVE_TIMEOUT).await;
+        self.daemon_orders.send_replace(Order::Kill);
+        while self.next().await.is_some() {}
+    }
+
+    /// Waits for all to end, `timeout` at most.
+    async fn drain(&mut self, timeout: Duration) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        let all = async {
+            while let Some(happening) = self.next().await {
+                if let Happening::Ended(one) = happening {
+                    ended.push(one);
+                }
+            }
+        };
+        // Those that are left are the caller's to see.
+        let _ = time::timeout(timeout, all).await;
+        ended
+    }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).open(path)
+}
+
+/// Sees one process through: forwards what it tells, passes on what is ordered, and waits for its end.
+async fn attend(
+    mut child: Child,
+    slot: Slot,
+    mut orders: watch::Receiver<Order>,
+    teller: mpsc::Sender<(Slot, Event)>,
+) -> io::Result<ExitStatus> {
+    // Taken, for `wait` would close it, and a role whose standard input is closed leaves.
+    let mut input = child.stdin.take();
+    let mut lines = child.stdout.take().map(|output| BufReader::new(output).lines());
+    // What was ordered before it started holds for it too.
+    orders.mark_changed();
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status,
+            line = next_line(&mut lines) => forward(slot, line, &mut lines, &teller).await,
+            ordered = orders.changed() => {
+                let order = if ordered.is_ok() { *orders.borrow_and_update() } else { Order::Kill };
+                match (order, child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()))) {
+                    // A process that ended meanwhile is seen in the next round.
+                    (Order::Terminate, Some(pid)) => drop(kill_process(pid, Signal::TERM)),
+                    (Order::Kill, Some(pid)) => {
+                        let _ = kill_process(pid, Signal::KILL);
+                        // What it told last is of no use, and the pipe may have been left to others.
+                        lines = None;
+                    }
+                    (Order::Begin, _) => if let Some(input) = &mut input {
+                        let _ = input.write_all(BEGIN).await;
+                    },
+                    _ => {}
+                }
+            }
+        }
+    };
+    while lines.is_some() {
+        let line = next_line(&mut lines).await;
+        forward(slot, line, &mut lines, &teller).await;
+    }
+    status
+}
+
+/// The next line of a process that tells any.
+async fn next_line(lines: &mut Option<Lines<BufReader<ChildStdout>>>) -> Option<String> {
+    match lines {
+        Some(lines) => lines.next_line().await.ok().flatten(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells the launcher, or notes that nothing more will be told.
+async fn forward(
+    slot: Slot,
+    line: Option<String>,
+    lines: &mut Option<Lines<BufReader<ChildStdout>>>,
+    teller: &mpsc::Sender<(Slot, Event)>,
+) {
+    match line {
+        // A launcher that is stopping listens no more.
+        Some(line) => match serde_json::from_str(&line) {
+            Ok(event) => drop(teller.send((slot, event)).await),
+            Err(_) => eprintln!("wordcount: {slot:?} said what nobody understands: {line:?}"),
+        },
+        None => *lines = None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::ExitStatusExt, time::Instant};
+
+    use super::*;
+
+    const MAPPER: Slot = Slot { kind: Kind::Map, index: 0 };
+    const DAEMON: Slot = Slot { kind: Kind::Daemon, index: 0 };
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script);
+        command
+    }
+
+    fn children() -> (tempfile::TempDir, Children) {
+        let folder = tempfile::tempdir().unwrap();
+        let children = Children::new(folder.path().join("logs")).unwrap();
+        (folder, children)
+    }
+
+    #[tokio::test]
+    async fn all_that_a_process_told_comes_before_its_end() {
+        let (_folder, mut children) = children();
+        let script = r#"read line; [ "$line" = begin ] && echo '{"event":"opened"}'; echo why >&2; exit 5"#;
+        children.start(MAPPER, "a mapper", "mapper", shell(script)).unwrap();
+        children.begin();
+        assert!(matches!(children.next().await, Some(Happening::Told(MAPPER, Event::Opened))));
+        let Some(Happening::Ended(ended)) = children.next().await else { panic!("it has not ended") };
+        assert_eq!(ended.status.as_ref().unwrap().code(), Some(5));
+        assert_eq!(fs::read_to_string(&ended.log).unwrap(), "why\n");
+        assert!(children.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn stopping_leaves_none_behind_not_even_the_deaf() {
+        let (_folder, mut children) = children();
+        let mut pids = vec![children.start(MAPPER, "a mapper", "mapper", shell("exec sleep 60")).unwrap()];
+        pids.push(
+            children
+                .start(DAEMON, "a daemon", "daemon", shell("sleep 60 & trap 'kill $!; exit 0' TERM; wait"))
+                .unwrap(),
+        );
+        time::sleep(Duration::from_millis(200)).await;
+        let start = Instant::now();
+        children.stop().await;
+        assert!(start.elapsed() < LEAVE_TIMEOUT, "both could be stopped at once");
+        assert!(pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_does_not_leave_is_killed_and_reported() {
+        let (_folder, mut children) = children();
+        children.start(DAEMON, "a daemon", "daemon", shell("trap '' TERM; while :; do sleep 0.05; done")).unwrap();
+        time::sleep(Duration::from_millis(200)).await;
+        let bad = children.retire_daemons(Duration::from_millis(300)).await;
+        assert_eq!(bad.len(), 1);
+        assert_eq!(bad[0].status.as_ref().unwrap().signal(), Some(9));
+    }
+}

@@ -1,0 +1,141 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Processes that may attach to one node, by its default configuration, and one for the launcher.
+const PROCESSES_PER_NODE_MAX: u32 = 1_023;
+
+/// Count the words of many files with real daemons, mappers and reducers, and check the count.
+///
+/// Starts a cluster on this machine: certificates in a temporary folder, the daemons (trunkline-certs and
+/// trunkline-node, as shipped), and for each node map and reduce processes that attach to it. Each mapper has one
+/// stream to each reducer of its job, on all nodes, and sends every word as it reads it. Then one plain loop counts the
+/// same files again, and every word is compared.
+///
+/// A word is a maximal run of ASCII letters, digits and '_', lower-cased. Files are bytes.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(after_long_help = "\
+The clock (seconds, MB/s) runs from the moment all streams are open and the mappers are told to begin until the last \
+reducer has written its counts and left. Starting the cluster and the check are timed apart.
+
+Exit status: 0 when every count is right; 1 when a count is wrong or something failed; 2 when the command line or a \
+PATH is wrong; 128 + N when stopped by signal N. Nothing is left behind: no process, no socket, no folder.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) role: Option<Role>,
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+/// What the launcher starts this program as.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Role {
+    /// Reads files and sends their words.
+    #[command(hide = true)]
+    Map(Seat),
+    /// Gathers words and counts them.
+    #[command(hide = true)]
+    Reduce(Seat),
+    /// Clears up after a launcher that was killed.
+    #[command(hide = true)]
+    Guard(Watch),
+}
+
+/// Which map or reduce process this is.
+#[derive(Debug, Args)]
+pub(crate) struct Seat {
+    /// The folder with the plan.
+    #[arg(long)]
+    pub(crate) plan: PathBuf,
+    /// The job's number, from 0.
+    #[arg(long)]
+    pub(crate) job: usize,
+    /// The process's number within its job and role, over all nodes, from 0.
+    #[arg(long)]
+    pub(crate) index: usize,
+}
+
+/// What a guard watches over.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// The folder to remove.
+    #[arg(long)]
+    pub(crate) folder: PathBuf,
+    /// Leave the folder.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// What a user says.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Files and folders to count [default: the sources of this project's dependencies]
+    ///
+    /// Folders are searched for regular files; symbolic links in them are not followed. Without a PATH: the sources of
+    /// this project's own dependencies in cargo's registry folder; failing that, this checkout. A PATH that is called
+    /// map, reduce or guard is written ./map, and so on.
+    #[arg(value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Nodes, a daemon each.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) nodes: u32,
+    /// Map processes on each node and in each job, and as many reduce processes.
+    #[arg(long, value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) per_node: u32,
+    /// Counts to run at once, each with processes and streams of its own.
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) jobs: u32,
+    /// The folder with trunkline-certs and trunkline-node.
+    ///
+    /// Without it: the folder of this program; failing that, they are built first, through $CARGO.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bin_dir: Option<PathBuf>,
+    /// Print one JSON object on standard output instead of the summary.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Keep the temporary folder: configurations, logs, counts.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+impl Options {
+    /// What the bounds of single options do not catch.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let processes = 2 * self.per_node * self.jobs;
+        if processes > PROCESSES_PER_NODE_MAX {
+            return Err(format!(
+                "--per-node {} and --jobs {} make {processes} processes a node, more than {PROCESSES_PER_NODE_MAX}",
+                self.per_node, self.jobs
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_path_is_no_role_unless_it_is_called_so() {
+        let cli = Cli::parse_from(["wordcount", "./map", "maps"]);
+        assert!(cli.role.is_none());
+        assert_eq!(cli.options.paths, [PathBuf::from("./map"), PathBuf::from("maps")]);
+    }
+
+    #[test]
+    fn more_processes_than_a_node_takes_are_refused() {
+        let cli = Cli::parse_from(["wordcount", "--per-node", "256", "--jobs", "2"]);
+        assert!(cli.options.check().unwrap_err().contains("1024 processes a node"));
+    }
+}

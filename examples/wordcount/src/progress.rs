@@ -1,0 +1,62 @@
+//! Progress bars on standard error; none when it is no terminal.
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::events::{Mapped, Reduced};
+
+/// Redraws a second.
+const REDRAW_HZ: u8 = 10;
+
+/// The bars of the jobs, and then the bar of the check.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    bars: MultiProgress,
+    mapped: ProgressBar,
+    reduced: ProgressBar,
+}
+
+impl Progress {
+    /// For jobs that read `bytes` together.
+    pub(crate) fn new(bytes: u64) -> Self {
+        // Hidden where nobody looks.
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(REDRAW_HZ));
+        let mapped = bars.add(bar("map", bytes, "{decimal_bytes_per_sec}  {msg}"));
+        let reduced = bars.add(bar("reduce", 0, "{decimal_bytes_per_sec}  {msg}"));
+        Self { bars, mapped, reduced }
+    }
+
+    /// Says what is waited for.
+    pub(crate) fn say(&self, what: &'static str) {
+        self.mapped.set_message(what);
+    }
+
+    /// All jobs together have come this far.
+    pub(crate) fn jobs(&self, mapped: &Mapped, reduced: &Reduced) {
+        self.mapped.set_position(mapped.bytes);
+        self.mapped.set_message(format!("{} files", mapped.files));
+        // What reducers have counted of what mappers have sent.
+        self.reduced.set_length(mapped.stream_bytes.max(reduced.stream_bytes));
+        self.reduced.set_position(reduced.stream_bytes);
+        self.reduced.set_message(format!("{} words", reduced.words));
+    }
+
+    /// The jobs are done, and `bytes` are counted once more.
+    pub(crate) fn check(&self, bytes: u64) -> ProgressBar {
+        self.mapped.finish_and_clear();
+        self.reduced.finish_and_clear();
+        self.bars.add(bar("check", bytes, "{decimal_bytes_per_sec}"))
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        // The summary, or an error, follows on a clean line. A terminal that is gone needs no cleaning.
+        let _ = self.bars.clear();
+    }
+}
+
+fn bar(name: &'static str, bytes: u64, rest: &str) -> ProgressBar {
+    let template = format!("{{prefix:>7}} [{{bar:32}}] {{decimal_bytes}}/{{decimal_total_bytes}}  {rest}");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(bytes).with_style(style.progress_chars("=> ")).with_prefix(name)
+}

@@ -1,0 +1,246 @@
+//! The summary: for people, or as one JSON object.
+
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use crate::{observe::NodeView, plan::Plan};
+
+/// How many of the most frequent words are told.
+pub(crate) const TOP: usize = 20;
+
+/// All that is told in the end. Words, files and bytes are those of the corpus, which every job counts; streams,
+/// messages and stream bytes are those of all jobs together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Summary {
+    /// Where the files come from.
+    pub(crate) corpus: String,
+    /// Words in all.
+    pub(crate) total_words: u64,
+    /// Different words.
+    pub(crate) distinct_words: usize,
+    /// Regular files.
+    pub(crate) files: usize,
+    /// Bytes of the files.
+    pub(crate) bytes: u64,
+    /// The most frequent words and how often each was seen.
+    pub(crate) top: Vec<(String, u64)>,
+    /// Whether every word of every job, and every counter, equals what the plain loop found.
+    pub(crate) verified: bool,
+    /// Counts at once.
+    pub(crate) jobs: usize,
+    /// Mappers, and reducers, on each node and in each job.
+    pub(crate) per_node: usize,
+    /// Streams, one for each mapper and reducer of a job.
+    pub(crate) streams: usize,
+    /// Messages sent.
+    pub(crate) messages: u64,
+    /// Bytes of their payload.
+    pub(crate) stream_bytes: u64,
+    /// 10^6 bytes of payload a second, while the clock ran.
+    pub(crate) stream_mb_per_s: f64,
+    /// From the word to begin until the last reducer was gone.
+    pub(crate) seconds: f64,
+    /// From the first certificate until all streams were open.
+    pub(crate) setup_seconds: f64,
+    /// The plain loop and the comparison.
+    pub(crate) check_seconds: f64,
+    /// Each node.
+    pub(crate) nodes: Vec<NodeSummary>,
+}
+
+/// What was seen of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NodeSummary {
+    /// Its name.
+    pub(crate) id: String,
+    /// UDP sockets of the daemon, the highest count.
+    pub(crate) udp_sockets: usize,
+    /// TCP sockets of the daemon, the highest count.
+    pub(crate) tcp_sockets: usize,
+    /// Trunks while all streams were open.
+    pub(crate) trunks: usize,
+    /// Streams that the node carried then, those between its own processes too.
+    pub(crate) streams: usize,
+    /// File descriptors of the daemon, the highest count.
+    pub(crate) fds: usize,
+    /// What its processes would have needed with a socket for each pair.
+    pub(crate) sockets_per_pair: usize,
+}
+
+impl NodeSummary {
+    /// Of a node that takes part in `plan`.
+    pub(crate) fn new(view: &NodeView, plan: &Plan) -> Self {
+        Self {
+            id: view.id.clone(),
+            udp_sockets: view.sockets.udp,
+            tcp_sockets: view.sockets.tcp,
+            trunks: view.trunks,
+            streams: view.streams,
+            fds: view.sockets.fds,
+            // Every producer to all consumers of its job, and the same from the consumers' side.
+            sockets_per_pair: 2 * plan.jobs * plan.per_node * plan.width(),
+        }
+    }
+}
+
+/// 10^6 bytes a second, to a tenth.
+#[expect(clippy::cast_precision_loss, reason = "a tenth is shown")]
+pub(crate) fn mb_per_s(bytes: u64, time: Duration) -> f64 {
+    rounded(bytes as f64 / 1e6 / time.as_secs_f64().max(1e-9), 1)
+}
+
+/// To so many `digits` after the point: more would promise what no clock holds.
+pub(crate) fn rounded(figure: f64, digits: i32) -> f64 {
+    let scale = 10_f64.powi(digits);
+    (figure * scale).round() / scale
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widest = self.top.first().map_or(0, |(_, count)| grouped(*count).len());
+        writeln!(f, "The {} most frequent words", self.top.len())?;
+        for (word, count) in &self.top {
+            writeln!(f, "  {:>widest$}  {word}", grouped(*count))?;
+        }
+        let checked = match (self.verified, self.jobs) {
+            (false, _) => "WRONG: it differs from one plain loop over the same files",
+            (true, 1) => "counted again in one plain loop: every word is equal",
+            (true, _) => "counted again in one plain loop: every word of every job is equal",
+        };
+        let times = if self.jobs == 1 { String::new() } else { format!(", counted {} times at once", self.jobs) };
+        writeln!(f)?;
+        for (name, text) in [
+            (
+                "words",
+                format!(
+                    "{}, {} of them distinct{times}",
+                    grouped(self.total_words),
+                    grouped(self.distinct_words as u64)
+                ),
+            ),
+            ("files", format!("{}, {}", grouped(self.files as u64), megabytes(self.bytes))),
+            ("check", checked.to_owned()),
+            (
+                "time",
+                format!(
+                    "{:.2} s to count; before that {:.2} s until all streams were open, after it {:.2} s to check",
+                    self.seconds, self.setup_seconds, self.check_seconds
+                ),
+            ),
+            (
+                "streams",
+                format!(
+                    "{} with {} messages, {} of payload: {} MB/s",
+                    grouped(self.streams as u64),
+                    grouped(self.messages),
+                    megabytes(self.stream_bytes),
+                    self.stream_mb_per_s
+                ),
+            ),
+        ] {
+            writeln!(f, "{name:<9}{text}")?;
+        }
+        writeln!(f)?;
+        f.write_str(&self.table())
+    }
+}
+
+impl Summary {
+    fn table(&self) -> String {
+        let heads = ["node", "UDP sockets", "TCP sockets", "trunks", "streams", "open files", "sockets, one per pair"];
+        let rows = self.nodes.iter().map(|node| {
+            let counts =
+                [node.udp_sockets, node.tcp_sockets, node.trunks, node.streams, node.fds, node.sockets_per_pair];
+            std::iter::once(node.id.clone()).chain(counts.map(|count| grouped(count as u64))).collect::<Vec<_>>()
+        });
+        let rows: Vec<_> = std::iter::once(heads.map(str::to_owned).to_vec()).chain(rows).collect();
+        let widths = heads.iter().enumerate().map(|(at, _)| rows.iter().map(|row| row[at].len()).max().unwrap_or(0));
+        let widths: Vec<_> = widths.collect();
+        let mut table = String::new();
+        for row in &rows {
+            let _ = write!(table, "{:<width$}", row[0], width = widths[0]);
+            for (cell, width) in row.iter().zip(&widths).skip(1) {
+                let _ = write!(table, "  {cell:>width$}");
+            }
+            table.push('\n');
+        }
+        table
+    }
+}
+
+/// `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `12.3 MB`, of 10^6 bytes.
+fn megabytes(bytes: u64) -> String {
+    format!("{}.{} MB", grouped(bytes / 1_000_000), bytes / 100_000 % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sockets::Sockets;
+
+    fn summary() -> Summary {
+        let plan = Plan { run: "r".to_owned(), nodes: vec!["node-1".to_owned(); 3], per_node: 2, jobs: 2 };
+        let sockets = Sockets { udp: 1, tcp: 0, fds: 17 };
+        let view = NodeView { id: "node-1".to_owned(), sockets, trunks: 2, streams: 40 };
+        Summary {
+            corpus: "here".to_owned(),
+            total_words: 1_234_567,
+            distinct_words: 999,
+            files: 3,
+            bytes: 12_345_678,
+            top: vec![("the".to_owned(), 1_000), ("a".to_owned(), 20)],
+            verified: true,
+            jobs: 2,
+            per_node: 2,
+            streams: plan.streams(),
+            messages: 4,
+            stream_bytes: 5_000_000,
+            stream_mb_per_s: mb_per_s(5_000_000, Duration::from_secs(2)),
+            seconds: 2.0,
+            setup_seconds: 0.5,
+            check_seconds: 1.0,
+            nodes: vec![NodeSummary::new(&view, &plan)],
+        }
+    }
+
+    #[test]
+    fn people_read_aligned_figures() {
+        let text = summary().to_string();
+        assert!(text.contains("  1,000  the\n     20  a\n"), "{text}");
+        assert!(text.contains("files    3, 12.3 MB\n"), "{text}");
+        assert!(text.contains("streams  72 with 4 messages, 5.0 MB of payload: 2.5 MB/s\n"), "{text}");
+        let expected = "node    UDP sockets  TCP sockets  trunks  streams  open files  sockets, one per pair\n\
+                        node-1            1            0       2       40          17                     48\n";
+        assert!(text.ends_with(expected), "{text}");
+        assert!(Summary { verified: false, ..summary() }.to_string().contains("check    WRONG"));
+    }
+
+    #[test]
+    fn the_json_object_has_what_it_promises() {
+        let json = serde_json::to_value(summary()).unwrap();
+        assert_eq!(json["top"][0], serde_json::json!(["the", 1000]));
+        assert_eq!(json["nodes"][0]["udp_sockets"], 1);
+        for key in ["total_words", "distinct_words", "files", "bytes", "verified", "streams", "messages"] {
+            assert!(json.get(key).is_some(), "{key}");
+        }
+        assert_eq!(json["stream_bytes"], 5_000_000);
+        assert_eq!(json["stream_mb_per_s"], 2.5);
+    }
+}
