@@ -42,8 +42,10 @@ const LOCAL_SOCKET_MODE: u32 = 0o666;
 const ADMIN_SOCKET_MODE: u32 = 0o600;
 /// Questions to the node that may wait.
 const QUESTIONS_MAX: usize = 16;
-/// After the drain's deadline, how long the last words to processes and peers may take.
+/// After a drain, how long the last words of streams to processes and peers may take.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The same, when there was no stream to drain.
+const LAST_WORDS_IDLE: Duration = Duration::from_millis(50);
 
 /// Why a node did not start. Nothing was left behind.
 #[derive(Debug, thiserror::Error)]
@@ -324,6 +326,7 @@ impl Node {
                 relay.fail(Code::Draining, &format!("{} is shutting down", self.id));
             }
         }
+        let last_words = if self.relays.count() == 0 { LAST_WORDS_IDLE } else { LAST_WORDS };
         info!("{} drains: {} streams", self.id, self.relays.count());
         if timeout(deadline, self.relays.empty()).await.is_err() {
             warn!("{} streams have not ended within {deadline:?}: they are aborted", self.relays.count());
@@ -332,7 +335,7 @@ impl Node {
             }
         }
         if !self.processes.borrow().is_empty() || !self.trunks.all().is_empty() {
-            sleep(LAST_WORDS).await;
+            sleep(last_words).await;
         }
     }
 }
