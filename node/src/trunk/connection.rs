@@ -300,6 +300,8 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
         Ok(open) => Open { stream: 0, producer_node: Some(trunk.peer.clone()), ..open },
         Err(Unreadable { code, text }) => {
             trunk.outlet.push_frame(Abort { stream, code, offset: 0, text });
+            // It fails only for a stream that the peer has ended.
+            let _ = recv.stop(code.to_wire().into());
             return send.reset(code);
         }
     };
@@ -308,7 +310,7 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
         return;
     }
     let relay = node.open(open, up, None);
-    let reader = spawn_local(reader::forward(Rc::clone(&relay), recv, decoder.into_remainder().freeze()));
+    let reader = spawn_local(reader::forward(&relay, recv, decoder.into_remainder().freeze()));
     let half = TrunkStream { send, preamble: None, reader: reader.abort_handle() };
     trunk.streams.borrow_mut().insert(relay.number, half);
     trunk.permit(node.config.limits.streams_max);

@@ -56,7 +56,7 @@ pub(super) async fn open(trunk: &Rc<Trunk>) -> ConnectionError {
         let mut preamble = BytesMut::new();
         Frame::from(Open { stream: 0, producer_node: None, ..relay.open.clone() }).encode(&mut preamble);
         let stream = u64::from(recv.id());
-        let reader = spawn_local(reader::reverse(Rc::clone(&relay), recv)).abort_handle();
+        let reader = spawn_local(reader::reverse(&relay, recv)).abort_handle();
         let half = TrunkStream { send, preamble: Some(preamble.freeze()), reader };
         trunk.streams.borrow_mut().insert(relay.number, half);
         relay.name_down(stream);

@@ -33,8 +33,14 @@ impl Drop for Receiving {
 }
 
 /// The bytes of a stream, on the consumer's node. `begun` came with the OPEN.
-pub(super) async fn forward(relay: Rc<Relay>, recv: RecvStream, begun: Bytes) {
-    let mut half = Receiving { recv, relay: Rc::clone(&relay) };
+pub(super) fn forward(relay: &Rc<Relay>, recv: RecvStream, begun: Bytes) -> impl Future<Output = ()> + 'static {
+    // Here, for the task may be ended before it has begun.
+    let half = Receiving { recv, relay: Rc::clone(relay) };
+    read_forward(half, begun)
+}
+
+async fn read_forward(mut half: Receiving, begun: Bytes) {
+    let relay = Rc::clone(&half.relay);
     let mut offset = 0;
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
     if !begun.is_empty() {
@@ -65,8 +71,14 @@ fn gather(chunks: &mut [Bytes]) -> Bytes {
 }
 
 /// ACCEPT and credit, on the producer's node.
-pub(super) async fn reverse(relay: Rc<Relay>, recv: RecvStream) {
-    let mut half = Receiving { recv, relay: Rc::clone(&relay) };
+pub(super) fn reverse(relay: &Rc<Relay>, recv: RecvStream) -> impl Future<Output = ()> + 'static {
+    // As above.
+    let half = Receiving { recv, relay: Rc::clone(relay) };
+    read_reverse(half)
+}
+
+async fn read_reverse(mut half: Receiving) {
+    let relay = Rc::clone(&half.relay);
     let mut decoder = Decoder::default();
     while !relay.is_over() {
         match decoder.next() {
