@@ -77,17 +77,26 @@ impl<T> Bindings<T> {
         }
     }
 
+    /// Why an open for `name` would be refused now, if it would.
+    pub(crate) fn refusal(&self, name: &Name, run: &RunId) -> Option<Refusal> {
+        match self.bound.get(name) {
+            Some(holder) => Self::mismatch(name, &holder.run, run),
+            None if self.parked_count >= self.parked_max => {
+                let text =
+                    format!("{} opens wait for their consumers already, the most this node parks", self.parked_max);
+                Some(Refusal { code: Code::Busy, text })
+            }
+            None => None,
+        }
+    }
+
     /// An open for `name`, under a number of the caller's; `open` makes what is kept if it must wait.
     pub(crate) fn admit(&mut self, name: &Name, run: &RunId, number: u64, open: impl FnOnce() -> T) -> Admission {
-        if let Some(holder) = self.bound.get(name) {
-            return match Self::mismatch(name, &holder.run, run) {
-                Some(refusal) => Admission::Refused(refusal),
-                None => Admission::Offer(holder.clone()),
-            };
+        if let Some(refusal) = self.refusal(name, run) {
+            return Admission::Refused(refusal);
         }
-        if self.parked_count >= self.parked_max {
-            let text = format!("{} opens wait for their consumers already, the most this node parks", self.parked_max);
-            return Admission::Refused(Refusal { code: Code::Busy, text });
+        if let Some(holder) = self.bound.get(name) {
+            return Admission::Offer(holder.clone());
         }
         self.parked.entry(name.clone()).or_default().insert(number, (run.clone(), open()));
         self.parked_count += 1;

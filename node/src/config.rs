@@ -236,7 +236,7 @@ pub struct TrunkConfig {
     /// `reconnect_backoff_max_ms`, 50 to 60,000, default 500: the longest pause between two dials while streams wait
     /// for the trunk.
     pub reconnect_backoff_max: Duration,
-    /// `streams_initial`, 1 to 256, default 64: streams that a peer may open before its permission is raised, as it
+    /// `streams_initial`, 2 to 256, default 64: streams that a peer may open before its permission is raised, as it
     /// then is by steps. Memory is spent for every one permitted.
     pub streams_initial: u32,
 }

@@ -102,6 +102,15 @@ pub(crate) struct Node {
     random: Cell<u64>,
 }
 
+/// Where a stream came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// From a producer that is attached here.
+    FromProcess,
+    /// From a peer, whose producer it is.
+    FromPeer,
+}
+
 /// An open that waits for its consumer to be bound.
 pub(crate) struct Parked {
     pub(crate) relay: Rc<Relay>,
@@ -239,29 +248,46 @@ impl Node {
         self.processes.borrow_mut().remove(&number);
     }
 
-    /// A stream that came in on `up` is to be opened. It is refused, parked, offered or sent on; the relay tells.
-    pub(crate) fn open(self: &Rc<Self>, open: Open, up: End, ingress_bytes: Option<u64>) -> Rc<Relay> {
-        let came_by_trunk = ingress_bytes.is_none();
-        let streams_max = self.config.limits.streams_max;
-        let full = self.relays.count() >= streams_max;
+    /// A stream that came in on `up` is to be opened: it is parked, offered, or sent on, and its relay tells what becomes
+    /// of it.
+    ///
+    /// Refused at once, it never becomes a relay: whoever asks without end must not fill this node with answers.
+    pub(crate) fn open(self: &Rc<Self>, open: Open, up: End, came: Came) -> Result<Rc<Relay>, Refusal> {
+        if let Some(refusal) = self.refusal(&open, came) {
+            return Err(refusal);
+        }
+        let here = open.node == self.id;
+        let ingress_bytes = match came {
+            Came::FromProcess => self.config.limits.ingress_stream_bytes,
+            // Below QUIC's own window of the stream, so that the peer's writer never waits for one stream alone.
+            Came::FromPeer => self.config.trunk.stream_receive_window_bytes / 8 * 7,
+        };
         let relay = self.relays.add(open, up, ingress_bytes);
-        if self.is_draining() {
-            relay.fail(Code::Draining, &format!("{} is shutting down", self.id));
-        } else if full {
-            relay.fail(
-                Code::Busy,
-                &format!("{} carries {streams_max} streams, the most it may (`streams_max`)", self.id),
-            );
-        } else if relay.open.epoch != 0 {
-            relay.fail(Code::Protocol, "a new stream begins with epoch 0");
-        } else if relay.open.node == self.id {
+        if here {
             self.open_here(&relay);
-        } else if came_by_trunk {
-            relay.fail(Code::UnknownNode, &format!("this is {}, not {}", self.id, relay.open.node));
         } else {
             trunk::open(self, &relay);
         }
-        relay
+        Ok(relay)
+    }
+
+    fn refusal(&self, open: &Open, came: Came) -> Option<Refusal> {
+        let refusal = |code, text| Some(Refusal { code, text });
+        let streams_max = self.config.limits.streams_max;
+        if self.is_draining() {
+            refusal(Code::Draining, format!("{} is shutting down", self.id))
+        } else if self.relays.existing() >= streams_max {
+            refusal(Code::Busy, format!("{} carries {streams_max} streams, the most it may (`streams_max`)", self.id))
+        } else if open.epoch != 0 {
+            refusal(Code::Protocol, "a new stream begins with epoch 0".to_owned())
+        } else if open.node == self.id {
+            let name = (open.job.name.clone(), open.consumer.clone());
+            self.bindings.borrow().refusal(&name, &open.job.run)
+        } else if came == Came::FromPeer {
+            refusal(Code::UnknownNode, format!("this is {}, not {}", self.id, open.node))
+        } else {
+            trunk::refusal(self, &open.node)
+        }
     }
 
     /// The consumer is, or will be, attached to this node.
@@ -316,6 +342,7 @@ impl Node {
         // No one may be watching.
         let _ = self.draining.send_replace(true);
         let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        let last_words = if self.relays.count() == 0 { LAST_WORDS_IDLE } else { LAST_WORDS };
         for process in self.processes.borrow().values() {
             process.outlet.push_frame(Drain { deadline_ms });
         }
@@ -326,7 +353,6 @@ impl Node {
                 relay.fail(Code::Draining, &format!("{} is shutting down", self.id));
             }
         }
-        let last_words = if self.relays.count() == 0 { LAST_WORDS_IDLE } else { LAST_WORDS };
         info!("{} drains: {} streams", self.id, self.relays.count());
         if timeout(deadline, self.relays.empty()).await.is_err() {
             warn!("{} streams have not ended within {deadline:?}: they are aborted", self.relays.count());

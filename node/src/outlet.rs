@@ -32,12 +32,26 @@ pub(crate) enum Next {
     Data(Rc<Relay>, usize),
 }
 
+/// News of streams that have ended are looked through for what is moot once there are so many.
+const NEWS_MIN: usize = 1024;
+
+/// What kind of connection it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A process is attached by it.
+    Link,
+    /// It leads to a peer. Its writer holds something for each stream, which it lets go when it hears that it is over.
+    Trunk,
+}
+
 /// See the module.
-#[derive(Default)]
 pub(crate) struct Outlet {
+    kind: Kind,
     streams: RefCell<HashMap<u64, Rc<Relay>>>,
     frames: RefCell<VecDeque<Frame>>,
     news: RefCell<VecDeque<(Rc<Relay>, Side)>>,
+    /// At how many news the moot ones are thrown out next.
+    news_look_at: Cell<usize>,
     data: RefCell<Schedule<JobId, Rc<Relay>>>,
     wake: Notify,
     closed: Cell<bool>,
@@ -45,6 +59,25 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
+    pub(crate) fn new(kind: Kind) -> Rc<Self> {
+        Rc::new(Self {
+            kind,
+            streams: RefCell::default(),
+            frames: RefCell::default(),
+            news: RefCell::default(),
+            news_look_at: Cell::new(NEWS_MIN),
+            data: RefCell::default(),
+            wake: Notify::new(),
+            closed: Cell::new(false),
+            overrun: Cell::new(false),
+        })
+    }
+
+    /// What kind of connection it is.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// The relay of a stream id on this connection.
     pub(crate) fn stream(&self, stream: u64) -> Option<Rc<Relay>> {
         self.streams.borrow().get(&stream).cloned()
@@ -90,9 +123,16 @@ impl Outlet {
 
     /// A relay has news for this connection. The relay sees to it that it is in here once.
     pub(crate) fn push_news(&self, relay: Rc<Relay>, side: Side) {
-        if !self.closed.get() {
-            self.news.borrow_mut().push_back((relay, side));
-            self.wake.notify_one();
+        if self.closed.get() {
+            return;
+        }
+        let mut news = self.news.borrow_mut();
+        news.push_back((relay, side));
+        self.wake.notify_one();
+        if news.len() >= self.news_look_at.get() {
+            // Streams that came and went while the connection was not writable: nobody heard of them, nobody need.
+            news.retain(|(relay, side)| !relay.is_moot(*side));
+            self.news_look_at.set(NEWS_MIN.max(2 * news.len()));
         }
     }
 

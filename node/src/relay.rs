@@ -1,8 +1,8 @@
 //! A stream in transit through this node: what came in and has not gone out, and what each side is to be told.
 //!
 //! A relay has an upper end, towards the producer, and a lower end, towards the consumer. Each end is a local link or a
-//! trunk; a relay does not care which, but for one thing: from a local producer it takes only so much ahead of what it
-//! could pass on.
+//! trunk, and a relay hardly cares which. It takes only so much ahead of what it could pass on, whatever the consumer
+//! allows; so what it holds is bounded by this node's configuration alone.
 //!
 //! Invariant: no method here waits. A relay is asked and told, marks itself at its outlets, and their writers come for
 //! it. So no stream ever waits for another.
@@ -13,7 +13,7 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, oneshot};
 use trunkline_proto::{
     code::Code,
@@ -22,7 +22,12 @@ use trunkline_proto::{
     message::{Abort, Accept, Credit, Open, Want},
 };
 
-use crate::outlet::Outlet;
+use crate::outlet::{Kind, Outlet};
+
+/// A shorter piece is copied beside its neighbours.
+const GATHER_BELOW_BYTES: usize = 4 * 1024;
+/// So many gathered bytes make a piece.
+const GATHERED_BYTES_MAX: usize = 16 * 1024;
 
 /// Which way from a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +96,10 @@ pub(crate) struct Relay {
 struct State {
     up: End,
     down: Option<End>,
-    /// Taken from above and not yet passed on.
+    /// Taken from above and not yet passed on, oldest first.
     queue: VecDeque<Bytes>,
+    /// Small pieces that follow: gathered, for each one alone costs more than it carries.
+    tail: BytesMut,
     taken: u64,
     passed: u64,
     fin_taken: bool,
@@ -103,8 +110,8 @@ struct State {
     /// The latest word of the consumer.
     credit: Credit,
     credit_dirty: bool,
-    /// How far a local producer may be ahead of what was passed on; `None` where the peer's node sees to that.
-    ingress_bytes: Option<u64>,
+    /// How far the upper side may be ahead of what was passed on.
+    ingress_bytes: u64,
     /// How far the upper side was told that it may send.
     told_limit: u64,
     wanted: u64,
@@ -128,15 +135,18 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Relays {
     live: RefCell<BTreeMap<u64, Rc<Relay>>>,
+    /// Those that exist: also such as have ended and wait for someone to be told.
+    existing: Cell<usize>,
     next: Cell<u64>,
     emptied: Notify,
 }
 
 impl Relays {
     /// Makes a relay of a stream that came in on `up`.
-    pub(crate) fn add(self: &Rc<Self>, open: Open, up: End, ingress_bytes: Option<u64>) -> Rc<Relay> {
+    pub(crate) fn add(self: &Rc<Self>, open: Open, up: End, ingress_bytes: u64) -> Rc<Relay> {
         let number = self.next.get() + 1;
         self.next.set(number);
+        self.existing.set(self.existing.get() + 1);
         let credit = Credit { stream: 0, epoch: open.epoch, received: 0, consumed: 0, limit: 0, finished: false };
         let (outlet, stream) = (Rc::clone(&up.outlet), up.stream);
         let relay = Rc::new(Relay {
@@ -147,6 +157,7 @@ impl Relays {
                 up,
                 down: None,
                 queue: VecDeque::new(),
+                tail: BytesMut::new(),
                 taken: 0,
                 passed: 0,
                 fin_taken: false,
@@ -183,7 +194,12 @@ impl Relays {
         self.live.borrow().len()
     }
 
-    /// All of them, oldest first.
+    /// How many take up memory: those in transit, and those that have ended and of which someone is still to be told.
+    pub(crate) fn existing(&self) -> usize {
+        self.existing.get()
+    }
+
+    /// All in transit, oldest first.
     pub(crate) fn all(&self) -> Vec<Rc<Relay>> {
         self.live.borrow().values().cloned().collect()
     }
@@ -232,6 +248,27 @@ impl Relay {
         };
         outlet.register(stream, Rc::clone(self));
         self.mark_news(Side::Down);
+    }
+
+    /// Whether the news that are queued for one side need not be told any more: the stream has ended, the side has
+    /// never heard of it, or of nothing but its own word.
+    pub(crate) fn is_moot(&self, side: Side) -> bool {
+        let mut state = self.state.borrow_mut();
+        let moot = state.over
+            && match side {
+                Side::Up => state.up.outlet.kind() == Kind::Link && state.abort_up.is_none() && !state.credit.finished,
+                Side::Down => {
+                    let link = state.down.as_ref().is_none_or(|down| down.outlet.kind() == Kind::Link);
+                    link && (state.abort_down.is_none() || !state.open_told)
+                }
+            };
+        if moot {
+            match side {
+                Side::Up => state.news_queued_up = false,
+                Side::Down => state.news_queued_down = false,
+            }
+        }
+        moot
     }
 
     /// The relay's end on one side.
@@ -301,9 +338,7 @@ impl Relay {
             } else {
                 state.taken = end;
                 state.fin_taken = fin;
-                if !payload.is_empty() {
-                    state.queue.push_back(payload);
-                }
+                state.enqueue(payload);
                 None
             }
         };
@@ -422,6 +457,7 @@ impl Relay {
                 return;
             }
             state.queue = VecDeque::new();
+            state.tail = BytesMut::new();
             state.code = code;
             state.abort_up = up;
             state.abort_down = down;
@@ -484,8 +520,10 @@ impl Relay {
         if !std::mem::replace(&mut state.open_told, true) {
             news.open = Some(state.bind);
         }
-        if std::mem::take(&mut state.want_dirty) {
-            let stream = state.down.as_ref().and_then(|down| down.stream).unwrap_or_default();
+        // Before the stream has its id there, nothing can be said of it; when it gets it, there are news again.
+        if let Some(stream) = state.down.as_ref().and_then(|down| down.stream)
+            && std::mem::take(&mut state.want_dirty)
+        {
             news.want = Some(Want { stream, epoch: self.open.epoch, wanted: state.wanted });
         }
         news
@@ -500,6 +538,9 @@ impl Relay {
         }
         let mut taken = Taken { offset: state.passed, pieces: Vec::new(), bytes: 0, fin: false };
         while taken.bytes < bytes_max {
+            if state.queue.is_empty() {
+                state.seal();
+            }
             let Some(front) = state.queue.front_mut() else { break };
             let left = bytes_max - taken.bytes;
             let piece = if front.len() > left { front.split_to(left) } else { std::mem::take(front) };
@@ -509,7 +550,7 @@ impl Relay {
             taken.bytes += piece.len();
             taken.pieces.push(piece);
         }
-        taken.fin = state.fin_taken && state.queue.is_empty();
+        taken.fin = state.fin_taken && state.queue.is_empty() && state.tail.is_empty();
         if taken.bytes == 0 && !taken.fin {
             return None;
         }
@@ -524,15 +565,12 @@ impl Relay {
     pub(crate) fn passed(self: &Rc<Self>) -> bool {
         let (more, credit) = {
             let mut state = self.state.borrow_mut();
-            let more = !state.over && !state.fin_passed && (!state.queue.is_empty() || state.fin_taken);
+            let more = !state.over && !state.fin_passed && (state.passed < state.taken || state.fin_taken);
             state.data_queued = more;
             let limit = state.up_limit();
-            let credit = match state.ingress_bytes {
-                Some(ingress) if !state.over && limit > state.told_limit => {
-                    limit - state.told_limit >= ingress / 4 || limit == state.credit.limit
-                }
-                _ => false,
-            };
+            let credit = !state.over
+                && limit > state.told_limit
+                && (limit - state.told_limit >= state.ingress_bytes / 4 || limit == state.credit.limit);
             state.credit_dirty |= credit;
             (more, credit)
         };
@@ -543,6 +581,9 @@ impl Relay {
     }
 
     fn mark_news(self: &Rc<Self>, side: Side) {
+        if self.is_moot(side) {
+            return;
+        }
         let outlet = {
             let mut state = self.state.borrow_mut();
             let outlet = match side {
@@ -576,13 +617,36 @@ impl Relay {
     }
 }
 
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(relays) = self.relays.upgrade() {
+            relays.existing.set(relays.existing.get() - 1);
+        }
+    }
+}
+
 impl State {
+    fn enqueue(&mut self, payload: Bytes) {
+        if payload.len() < GATHER_BELOW_BYTES {
+            self.tail.extend_from_slice(&payload);
+            if self.tail.len() >= GATHERED_BYTES_MAX {
+                self.seal();
+            }
+        } else {
+            self.seal();
+            self.queue.push_back(payload);
+        }
+    }
+
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.queue.push_back(self.tail.split().freeze());
+        }
+    }
+
     /// How far the upper side may send: as the consumer allows, and not too far ahead of what was passed on.
     fn up_limit(&self) -> u64 {
-        match self.ingress_bytes {
-            Some(ingress) => self.credit.limit.min(self.passed + ingress),
-            None => self.credit.limit,
-        }
+        self.credit.limit.min(self.passed.saturating_add(self.ingress_bytes))
     }
 }
 

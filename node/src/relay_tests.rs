@@ -24,7 +24,7 @@ struct Rig {
 impl Rig {
     /// A stream that was offered to its consumer.
     fn new(ingress_bytes: Option<u64>) -> Self {
-        let (relays, up, down) = (Rc::<Relays>::default(), Rc::<Outlet>::default(), Rc::<Outlet>::default());
+        let (relays, up, down) = (Rc::<Relays>::default(), Outlet::new(Kind::Trunk), Outlet::new(Kind::Trunk));
         let open = Open {
             stream: UP,
             job: JobId { name: "job".parse().unwrap(), run: "r1".parse().unwrap() },
@@ -36,7 +36,7 @@ impl Rig {
             node: "node-b".parse().unwrap(),
             epoch: 0,
         };
-        let relay = relays.add(open, End { outlet: Rc::clone(&up), stream: Some(UP) }, ingress_bytes);
+        let relay = relays.add(open, End { outlet: Rc::clone(&up), stream: Some(UP) }, ingress_bytes.unwrap_or(u64::MAX));
         relay.connect_down(&down, Some(DOWN), BIND);
         let rig = Self { relays, up, down, relay };
         assert_eq!(rig.tell_down().open, Some(BIND));
@@ -298,8 +298,8 @@ fn a_stream_waits_for_its_turn_once() {
 #[test]
 fn an_abort_tells_the_other_side_only_and_frees_what_was_queued() {
     for from in [Side::Up, Side::Down] {
-        let rig = Rig::accepted(None, 1000);
-        let payload = Bytes::from(vec![7; 100]);
+        let rig = Rig::accepted(None, 10_000);
+        let payload = Bytes::from(vec![7; 10_000]);
         rig.relay.data(0, payload.clone(), false);
         assert!(!payload.is_unique());
         rig.relay.abort(from, Code::Cancelled, 42, "enough");
@@ -331,8 +331,8 @@ fn only_the_first_end_counts() {
 #[test]
 fn who_was_never_offered_the_stream_does_not_hear_of_its_end() {
     let offered = Rig::new(None);
-    let relay = offered.relays.add(offered.relay.open.clone(), End { outlet: Rc::default(), stream: Some(4) }, None);
-    let down = Rc::<Outlet>::default();
+    let relay = offered.relays.add(offered.relay.open.clone(), End { outlet: Outlet::new(Kind::Trunk), stream: Some(4) }, u64::MAX);
+    let down = Outlet::new(Kind::Trunk);
     relay.connect_down(&down, Some(3), BIND);
     relay.abort(Side::Up, Code::Cancelled, 0, "withdrawn");
     assert!(matches!(relay.take_down(), DownNews { open: None, abort: None, over: true, .. }));
@@ -391,8 +391,8 @@ fn a_consumer_that_goes_is_told_with_what_it_had_consumed() {
 #[test]
 fn a_closed_connection_returns_its_streams_those_included_that_have_no_id_yet() {
     let rig = Rig::accepted(None, 100);
-    let trunk = Rc::<Outlet>::default();
-    let relay = rig.relays.add(rig.relay.open.clone(), End { outlet: Rc::clone(&rig.up), stream: Some(4) }, Some(100));
+    let trunk = Outlet::new(Kind::Trunk);
+    let relay = rig.relays.add(rig.relay.open.clone(), End { outlet: Rc::clone(&rig.up), stream: Some(4) }, 100);
     relay.connect_down(&trunk, None, 0);
     let returned = trunk.close();
     assert_eq!(returned.iter().map(|relay| relay.number).collect::<Vec<_>>(), [relay.number]);
@@ -406,8 +406,8 @@ fn a_closed_connection_returns_its_streams_those_included_that_have_no_id_yet() 
 #[test]
 fn a_stream_that_gets_its_id_stands_in_the_queue_once() {
     let rig = Rig::accepted(None, 100);
-    let trunk = Rc::<Outlet>::default();
-    let relay = rig.relays.add(rig.relay.open.clone(), End { outlet: Rc::clone(&rig.up), stream: Some(4) }, Some(100));
+    let trunk = Outlet::new(Kind::Trunk);
+    let relay = rig.relays.add(rig.relay.open.clone(), End { outlet: Rc::clone(&rig.up), stream: Some(4) }, 100);
     relay.connect_down(&trunk, None, 0);
     relay.want(&Want { stream: 4, epoch: 0, wanted: 100 });
     relay.name_down(8);
@@ -565,4 +565,28 @@ fn whatever_is_granted_nothing_gets_stuck_and_no_more_waits_than_the_allowance()
         let outcome = std::panic::catch_unwind(|| Flow::new(seed).run());
         assert!(outcome.is_ok(), "replay with SEED={seed}");
     }
+}
+
+#[test]
+fn streams_that_come_and_go_unheard_leave_nothing_with_a_link_that_is_not_read() {
+    let (relays, producer, consumer) = (Rc::<Relays>::default(), Outlet::new(Kind::Link), Outlet::new(Kind::Link));
+    let open = Rig::new(None).relay.open.clone();
+    for stream in 1..=10_000 {
+        let relay = relays.add(open.clone(), End { outlet: Rc::clone(&producer), stream: Some(2 * stream) }, 100);
+        relay.connect_down(&consumer, Some(2 * stream - 1), BIND);
+        relay.abort(Side::Up, Code::Cancelled, 0, "withdrawn");
+    }
+    assert_eq!(relays.count(), 0);
+    assert!(relays.existing() <= 2_048, "{} relays are kept for nobody", relays.existing());
+}
+
+#[test]
+fn bytes_in_tiny_pieces_are_gathered() {
+    let rig = Rig::accepted(None, 1 << 20);
+    for offset in 0..100_000 {
+        rig.send(offset, 1, false);
+    }
+    let taken = rig.relay.take_data(1 << 20).unwrap();
+    assert_eq!(taken.bytes, 100_000);
+    assert!(taken.pieces.len() <= 10, "{} pieces", taken.pieces.len());
 }

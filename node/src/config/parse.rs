@@ -234,7 +234,7 @@ fn trunk(mut section: Section<'_, '_>) -> TrunkConfig {
         ),
         socket_buffer_bytes: section.count("socket_buffer_bytes", default.socket_buffer_bytes, 64 * KIB..=GIB),
         reconnect_backoff_max: section.duration("reconnect_backoff_max_ms", default.reconnect_backoff_max, 50..=60_000),
-        streams_initial: section.count("streams_initial", default.streams_initial, 1..=256),
+        streams_initial: section.count("streams_initial", default.streams_initial, 2..=256),
     };
     section.finish();
     trunk

@@ -6,8 +6,6 @@ pub(crate) mod socket;
 
 use std::rc::Rc;
 
-use tracing::warn;
-
 use self::{credentials::Allowed, socket::BoundSocket};
 use crate::node::Node;
 
@@ -16,9 +14,6 @@ pub(crate) async fn serve(node: Rc<Node>, socket: BoundSocket, allowed: Allowed)
     loop {
         let (stream, peer) = socket.accept().await;
         let denied = allowed.check(peer).err();
-        if let Some(denied) = &denied {
-            warn!("refused a process: {denied}");
-        }
         tokio::task::spawn_local(process::serve(Rc::clone(&node), stream, peer, denied));
     }
 }

@@ -14,9 +14,10 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    task::yield_now,
     time::timeout,
 };
-use tracing::{debug, warn};
+use tracing::debug;
 use trunkline_proto::{
     code::Code,
     frame::{DATA_BYTES_MAX, DataHeader, Decoder, Frame, FrameError},
@@ -28,8 +29,9 @@ use trunkline_proto::{
 
 use super::credentials::{Denied, Peer};
 use crate::{
-    node::Node,
-    outlet::{Next, Outlet},
+    bindings::Refusal,
+    node::{Came, Node},
+    outlet::{Kind, Next, Outlet},
     relay::{End, Relay, Side},
 };
 
@@ -118,7 +120,7 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
             // Who says nothing at all was only looking whether somebody serves.
             if fault.code != Code::Closed {
                 node.refusals.warn(&format!("refused a process of uid {}", peer.uid), &fault.text);
-                farewell(&writer, &fault).await;
+                farewell(&writer, Outgoing::default(), &fault).await;
             }
             return;
         }
@@ -130,7 +132,7 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
             software: hello.software,
             pid: hello.pid,
             since: Instant::now(),
-            outlet: Rc::default(),
+            outlet: Outlet::new(Kind::Link),
             binds: RefCell::default(),
             next_stream: Cell::new(1),
             last_opened: Cell::new(0),
@@ -138,8 +140,8 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
     }) {
         Ok(process) => process,
         Err(refusal) => {
-            warn!("refused a process of uid {}: {}", peer.uid, refusal.text);
-            farewell(&writer, &Fault { code: refusal.code, text: refusal.text }).await;
+            node.refusals.warn(&format!("refused a process of uid {}", peer.uid), &refusal.text);
+            farewell(&writer, Outgoing::default(), &Fault { code: refusal.code, text: refusal.text }).await;
             return;
         }
     };
@@ -151,10 +153,11 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
         node: Some(node.id.clone()),
         pid: 0,
     });
+    let mut outgoing = Outgoing::default();
     let ended = tokio::select! {
         ended = read(&node, &process, &mut reader, &mut decoder) => ended,
         // Nobody reads the link any more. What the process said before it went must still be read.
-        never = write(&process, &writer) => match never {},
+        never = write(&process, &writer, &mut outgoing) => match never {},
     };
     if let Err(fault) = &ended {
         // Without its number: one that comes back and does the same again is the same one.
@@ -162,7 +165,7 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
     }
     detach(&node, &process);
     if let Err(fault) = ended {
-        farewell(&writer, &fault).await;
+        farewell(&writer, outgoing, &fault).await;
     }
 }
 
@@ -188,9 +191,8 @@ fn detach(node: &Node, process: &Process) {
     debug!("process {} ({}) detached, {unfinished} streams unfinished", process.number, process.software);
 }
 
-/// Says why, and gives the process a moment to read it.
-async fn farewell(writer: &OwnedWriteHalf, fault: &Fault) {
-    let mut outgoing = Outgoing::default();
+/// Says why, behind what was begun, and gives the process a moment to read it.
+async fn farewell(writer: &OwnedWriteHalf, mut outgoing: Outgoing, fault: &Fault) {
     outgoing.push(&Refused { bind: 0, code: fault.code, text: fault.text.clone() }.into());
     // A process that does not listen loses nothing but the reason.
     let _ = timeout(FAREWELL, write_all(writer, &mut outgoing)).await;
@@ -242,6 +244,8 @@ async fn read(
         if !fill(reader, decoder).await {
             return Ok(());
         }
+        // A socket that always has more would otherwise keep the thread to itself: its readiness costs no budget.
+        yield_now().await;
     }
 }
 
@@ -332,7 +336,9 @@ fn handle_open(node: &Rc<Node>, process: &Rc<Process>, mut open: Open) -> Result
     process.last_opened.set(stream);
     open.producer_node = Some(node.id.clone());
     let up = End { outlet: Rc::clone(&process.outlet), stream: Some(stream) };
-    node.open(open, up, Some(node.config.limits.ingress_stream_bytes));
+    if let Err(Refusal { code, text }) = node.open(open, up, Came::FromProcess) {
+        process.outlet.push_frame(Abort { stream, code, offset: 0, text });
+    }
     Ok(())
 }
 
@@ -363,18 +369,20 @@ fn handle_bind(node: &Rc<Node>, process: &Rc<Process>, bind: Bind) {
 }
 
 /// Writes what the outlet has, until it is dropped. Does not end when nobody reads: the reader sees the end first.
-async fn write(process: &Rc<Process>, writer: &OwnedWriteHalf) -> Infallible {
+async fn write(process: &Rc<Process>, writer: &OwnedWriteHalf, outgoing: &mut Outgoing) -> Infallible {
     let outlet = &process.outlet;
-    let mut outgoing = Outgoing::default();
     loop {
         while outgoing.len() < OUTGOING_BYTES_MAX {
             let Some(next) = outlet.next() else { break };
-            encode(process, next, &mut outgoing);
+            encode(process, next, outgoing);
         }
         if outgoing.is_empty() {
             outlet.changed().await;
-        } else if write_some(writer, &mut outgoing).await.is_err() {
+        } else if write_some(writer, outgoing).await.is_err() {
             return std::future::pending().await;
+        } else {
+            // As for reading.
+            yield_now().await;
         }
     }
 }

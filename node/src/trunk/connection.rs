@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, TransportErrorCode, VarInt};
 use tokio::{
     sync::Notify,
     task::{AbortHandle, spawn_local},
@@ -25,9 +25,10 @@ use trunkline_proto::{
 
 use super::{pump, reader};
 use crate::{
+    bindings::Refusal,
     config::NodeConfig,
-    node::Node,
-    outlet::Outlet,
+    node::{Came, Node},
+    outlet::{Kind, Outlet},
     relay::{End, Relay, Side},
 };
 
@@ -49,15 +50,21 @@ pub(crate) struct Trunk {
     pub(crate) since: Instant,
     /// Whether it takes new streams.
     pub(crate) current: Cell<bool>,
+    /// Whether the peer has come back with another boot id.
+    pub(super) restarted: Cell<bool>,
     /// Whether the peer said that it takes nothing new.
     pub(crate) draining: Cell<bool>,
     pub(crate) outlet: Rc<Outlet>,
     /// The sending halves, by relay number. One that is being written is out of here.
     pub(super) streams: RefCell<HashMap<u64, TrunkStream>>,
     /// Relays whose stream is to be opened.
-    pub(super) to_open: RefCell<VecDeque<Rc<Relay>>>,
+    pub(super) to_open: RefCell<VecDeque<(Instant, Rc<Relay>)>>,
+    /// At how many of them those that have ended are thrown out next.
+    pub(super) to_open_look_at: Cell<usize>,
     pub(super) to_open_changed: Notify,
     pub(super) send_window_bytes: u64,
+    /// Since when a control write waits, if one does.
+    pub(super) control_waits: Cell<Option<Instant>>,
     /// How many streams the peer may have open.
     permitted: Cell<u32>,
 }
@@ -69,6 +76,8 @@ pub(super) struct TrunkStream {
     pub(super) preamble: Option<Bytes>,
     /// The task that reads the other half.
     pub(super) reader: AbortHandle,
+    /// Whether the peer was found not to want what is written.
+    pub(super) is_stopped: bool,
 }
 
 /// A sending half that is reset when it is dropped. quinn would finish it: a cancelled task would look like a clean end.
@@ -208,6 +217,12 @@ pub(super) fn explain(error: &ConnectionError) -> String {
     }
 }
 
+/// Whether the peer closed the connection, during the handshake, of its own accord: another became the trunk meanwhile.
+pub(super) fn is_given_up(error: &ConnectionError) -> bool {
+    // RFC 9000 §10.2.3: before 1-RTT keys, an application's close travels as this.
+    matches!(error, ConnectionError::ConnectionClosed(close) if close.error_code == TransportErrorCode::APPLICATION_ERROR)
+}
+
 impl Trunk {
     pub(super) fn new(
         peer: NodeId,
@@ -223,19 +238,25 @@ impl Trunk {
             boot_id,
             since: Instant::now(),
             current: Cell::new(true),
+            restarted: Cell::new(false),
             draining: Cell::new(false),
-            outlet: Rc::default(),
+            outlet: Outlet::new(Kind::Trunk),
             streams: RefCell::default(),
             to_open: RefCell::default(),
+            to_open_look_at: Cell::new(TO_OPEN_MIN),
             to_open_changed: Notify::new(),
             send_window_bytes: config.trunk.send_window_bytes,
+            control_waits: Cell::new(None),
             permitted: Cell::new(config.trunk.streams_initial),
         })
     }
 
     /// Permits the peer more streams once it has opened half of those permitted. By doubling: quinn allocates for each
     /// one permitted, and announces nothing that is less than an eighth more.
+    ///
+    /// More than `streams_max`, so that what is beyond can be refused in words.
     fn permit(&self, streams_max: usize) {
+        let streams_max = streams_max.saturating_mul(2).saturating_add(64);
         let permitted = self.permitted.get();
         if self.streams.borrow().len() * 2 >= permitted as usize && (permitted as usize) < streams_max {
             let doubled = permitted.saturating_mul(2).min(u32::try_from(streams_max).unwrap_or(u32::MAX));
@@ -244,6 +265,11 @@ impl Trunk {
         }
     }
 }
+
+/// How long a control write may wait for the peer to read.
+const CONTROL_STALL: Duration = Duration::from_secs(10);
+/// Streams that wait to be opened are looked through for ended ones once there are so many.
+pub(super) const TO_OPEN_MIN: usize = 1024;
 
 /// Runs a trunk until its connection ends, and says why it did.
 pub(super) async fn run(node: &Rc<Node>, trunk: &Rc<Trunk>, control: Control) -> String {
@@ -254,10 +280,14 @@ pub(super) async fn run(node: &Rc<Node>, trunk: &Rc<Trunk>, control: Control) ->
         error = pump::open(trunk) => protocol(explain(&error)),
         why = pump::run(trunk, send) => protocol(why),
         unreadable = read_control(trunk, &mut recv, &mut decoder) => unreadable,
-        ended = watch(trunk) => ended,
+        ended = watch(node, trunk) => ended,
     };
     // What interrupted a loop is less than why the connection is gone, if it is.
-    let why = trunk.connection.close_reason().map_or(ended.text, |reason| explain(&reason));
+    let why = match trunk.connection.close_reason() {
+        Some(ConnectionError::LocallyClosed) if trunk.restarted.get() => "it has restarted".to_owned(),
+        Some(reason) => explain(&reason),
+        None => ended.text,
+    };
     trunk.connection.close(ended.code.to_wire().into(), why.as_bytes());
     for stream in trunk.streams.take().into_values() {
         stream.reader.abort();
@@ -265,7 +295,7 @@ pub(super) async fn run(node: &Rc<Node>, trunk: &Rc<Trunk>, control: Control) ->
     for relay in trunk.outlet.close() {
         lose(trunk, &relay, &why);
     }
-    for relay in trunk.to_open.take() {
+    for (_, relay) in trunk.to_open.take() {
         lose(trunk, &relay, &why);
     }
     why
@@ -295,7 +325,9 @@ async fn accept(node: &Rc<Node>, trunk: &Rc<Trunk>) -> ConnectionError {
 async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvStream) {
     let stream = u64::from(recv.id());
     let mut decoder = Decoder::default();
-    let first = timeout(node.config.limits.hello_timeout, next_frame(&mut recv, &mut decoder)).await;
+    // Opening a stream opens all lower ones: the OPEN of this one may be on its way again after an outage.
+    let patience = node.config.limits.hello_timeout + node.config.trunk.idle_timeout;
+    let first = timeout(patience, next_frame(&mut recv, &mut decoder)).await;
     let open = match opening(first) {
         Ok(open) => Open { stream: 0, producer_node: Some(trunk.peer.clone()), ..open },
         Err(Unreadable { code, text }) => {
@@ -309,9 +341,17 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
     if trunk.outlet.is_closed() {
         return;
     }
-    let relay = node.open(open, up, None);
+    let relay = match node.open(open, up, Came::FromPeer) {
+        Ok(relay) => relay,
+        Err(Refusal { code, text }) => {
+            trunk.outlet.push_frame(Abort { stream, code, offset: 0, text });
+            // As above.
+            let _ = recv.stop(code.to_wire().into());
+            return send.reset(code);
+        }
+    };
     let reader = spawn_local(reader::forward(&relay, recv, decoder.into_remainder().freeze()));
-    let half = TrunkStream { send, preamble: None, reader: reader.abort_handle() };
+    let half = TrunkStream { send, preamble: None, reader: reader.abort_handle(), is_stopped: false };
     trunk.streams.borrow_mut().insert(relay.number, half);
     trunk.permit(node.config.limits.streams_max);
 }
@@ -345,22 +385,26 @@ async fn read_control(trunk: &Rc<Trunk>, recv: &mut RecvStream, decoder: &mut De
 
 fn handle_control(trunk: &Rc<Trunk>, frame: Frame) -> Result<(), Unreadable> {
     let outlet = &trunk.outlet;
+    let is_up = |relay: &Relay| relay.end(Side::Up).is_some_and(|end| Rc::ptr_eq(&end.outlet, outlet));
     match frame {
         Frame::Abort(Abort { stream, code, offset, text }) => {
             // A stream that is gone, or has not come yet: its reset ends it.
             if let Some(relay) = outlet.stream(stream) {
-                let up = relay.end(Side::Up).is_some_and(|end| Rc::ptr_eq(&end.outlet, outlet));
-                relay.abort(if up { Side::Up } else { Side::Down }, code, offset, &text);
+                relay.abort(if is_up(&relay) { Side::Up } else { Side::Down }, code, offset, &text);
             }
         }
         Frame::Want(want) => {
             if let Some(relay) = outlet.stream(want.stream) {
+                if !is_up(&relay) {
+                    return Err(Unreadable::protocol("it wants credit for a stream that it receives"));
+                }
                 relay.want(&want);
             }
         }
         Frame::Drain(_) => {
-            info!("{} is shutting down", trunk.peer);
-            trunk.draining.set(true);
+            if !trunk.draining.replace(true) {
+                info!("{} is shutting down", trunk.peer);
+            }
         }
         // Answers to what this version does not send.
         Frame::Limit(_) | Frame::Consumed(_) | Frame::ConsumedAck(_) => {
@@ -372,16 +416,38 @@ fn handle_control(trunk: &Rc<Trunk>, frame: Frame) -> Result<(), Unreadable> {
 }
 
 /// Ends once another connection is the trunk and the last stream of this one has ended; or when the peer asks more than
-/// it reads the answers to.
-async fn watch(trunk: &Rc<Trunk>) -> Unreadable {
+/// it reads the answers to. Meanwhile gives up on streams that could not be opened in time.
+async fn watch(node: &Rc<Node>, trunk: &Rc<Trunk>) -> Unreadable {
     let mut check = interval(CHECK);
+    let mut was_empty = false;
     loop {
         check.tick().await;
-        if trunk.outlet.is_overrun() {
+        let stalls = trunk.control_waits.get().is_some_and(|since| since.elapsed() >= CONTROL_STALL);
+        if trunk.outlet.is_overrun() || stalls {
             return Unreadable { code: Code::Busy, text: "it asks more than it reads the answers to".to_owned() };
         }
-        if !trunk.current.get() && trunk.outlet.streams_count() == 0 && trunk.to_open.borrow().is_empty() {
+        give_up_opening(node, trunk);
+        // Empty twice in a row: what was said last has had time to arrive, for a close discards it.
+        let is_empty = trunk.outlet.streams_count() == 0
+            && !trunk.outlet.has_control()
+            && trunk.streams.borrow().is_empty()
+            && trunk.to_open.borrow().is_empty();
+        if !trunk.current.get() && is_empty && was_empty {
             return Unreadable { code: Code::Closed, text: "another connection is the trunk".to_owned() };
         }
+        was_empty = is_empty;
+    }
+}
+
+/// The peer permits only so many streams. Who has waited `open_timeout` for one is told.
+fn give_up_opening(node: &Rc<Node>, trunk: &Rc<Trunk>) {
+    let open_timeout = node.config.limits.open_timeout;
+    let waited_long = |(since, _): &(Instant, Rc<Relay>)| since.elapsed() >= open_timeout;
+    let waiting = trunk.to_open.borrow().iter().take_while(|entry| waited_long(entry)).count();
+    // They leave the queue when it is their turn: the first of them is being opened.
+    let late: Vec<_> = trunk.to_open.borrow().iter().take(waiting).map(|(_, relay)| Rc::clone(relay)).collect();
+    for relay in late {
+        let text = format!("{} has not permitted another stream within {open_timeout:?}", trunk.peer);
+        relay.fail(Code::Unreachable, &text);
     }
 }

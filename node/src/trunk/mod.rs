@@ -35,7 +35,7 @@ use self::{
     dial::{Action, Dialler, Token},
     endpoint::{Dials, EndpointError},
 };
-use crate::{node::Node, relay::Relay};
+use crate::{bindings::Refusal, node::Node, relay::Relay};
 
 /// An attempt at one address that is not answered by then is begun anew: a new handshake retransmits at once, an old one
 /// ever more rarely.
@@ -66,6 +66,8 @@ struct Peer {
     /// Streams that wait for the trunk, by relay number.
     waiting: RefCell<BTreeMap<u64, Rc<Relay>>>,
     dial: RefCell<Option<AbortHandle>>,
+    /// When the dialler is to be told the time.
+    tick: RefCell<Option<(Instant, AbortHandle)>>,
     /// Connections whose HELLO is not answered.
     arrived: RefCell<HashMap<Token, Arrived>>,
     trunks: RefCell<BTreeMap<Token, Rc<Trunk>>>,
@@ -170,6 +172,7 @@ impl Peer {
             dialler: RefCell::new(dialler),
             waiting: RefCell::default(),
             dial: RefCell::default(),
+            tick: RefCell::default(),
             arrived: RefCell::default(),
             trunks: RefCell::default(),
             last_failure: RefCell::default(),
@@ -182,22 +185,32 @@ impl Peer {
     }
 }
 
-/// Sends a stream on its way to its peer: now, or once there is a trunk.
-pub(crate) fn open(node: &Rc<Node>, relay: &Rc<Relay>) {
-    let id = &relay.open.node;
+/// Why a stream to a node would be refused now, if it would.
+pub(crate) fn refusal(node: &Node, id: &NodeId) -> Option<Refusal> {
+    let refusal = |code, text| Some(Refusal { code, text });
     let peer = node.trunks.peer(id).filter(|peer| !peer.addresses.is_empty() || peer.current().is_some());
     let Some(peer) = peer else {
-        relay.fail(Code::UnknownNode, &format!("{id} is no [[peer]] of {}, and has not dialled in", node.id));
+        let text = format!("{id} is no [[peer]] of {}, and has not dialled in", node.id);
+        return refusal(Code::UnknownNode, text);
+    };
+    let parked_max = node.config.limits.parked_opens_max;
+    match peer.current() {
+        Some(trunk) if trunk.draining.get() => refusal(Code::Draining, format!("{id} is shutting down")),
+        None if peer.waiting.borrow().len() >= parked_max => {
+            refusal(Code::Busy, format!("{parked_max} opens wait for the trunk to {id} already"))
+        }
+        Some(_) | None => None,
+    }
+}
+
+/// Sends a stream on its way to its peer, for which there is no [`refusal`]: now, or once there is a trunk.
+pub(crate) fn open(node: &Rc<Node>, relay: &Rc<Relay>) {
+    let Some(peer) = node.trunks.peer(&relay.open.node) else {
+        relay.fail(Code::UnknownNode, &format!("{} is gone", relay.open.node));
         return;
     };
     if let Some(trunk) = peer.current() {
         connect(&trunk, relay);
-        return;
-    }
-    let parked_max = node.config.limits.parked_opens_max;
-    peer.waiting.borrow_mut().retain(|_, waiting| !waiting.is_over());
-    if peer.waiting.borrow().len() >= parked_max {
-        relay.fail(Code::Busy, &format!("{parked_max} opens wait for the trunk to {id} already"));
         return;
     }
     peer.waiting.borrow_mut().insert(relay.number, Rc::clone(relay));
@@ -272,15 +285,28 @@ fn perform(node: &Rc<Node>, peer: &Rc<Peer>, actions: Vec<Action>) {
                     arrived.connection.close(Code::DuplicateTrunk.to_wire().into(), b"another connection is the trunk");
                 }
             }
-            Action::TickAt(when) => {
-                let (node, peer) = (Rc::clone(node), Rc::clone(peer));
-                spawn_local(async move {
-                    sleep_until(when.into()).await;
-                    let actions = peer.dialler.borrow_mut().tick(Instant::now());
-                    perform(&node, &peer, actions);
-                });
-            }
+            Action::TickAt(when) => tick_at(node, peer, when),
         }
+    }
+}
+
+/// Sees to it that the dialler is told the time then. One such task a peer: an earlier one makes up for a later one.
+fn tick_at(node: &Rc<Node>, peer: &Rc<Peer>, when: Instant) {
+    let mut tick = peer.tick.borrow_mut();
+    if tick.as_ref().is_some_and(|(earlier, _)| *earlier <= when) {
+        return;
+    }
+    let task = {
+        let (node, peer) = (Rc::clone(node), Rc::clone(peer));
+        spawn_local(async move {
+            sleep_until(when.into()).await;
+            peer.tick.borrow_mut().take();
+            let actions = peer.dialler.borrow_mut().tick(Instant::now());
+            perform(&node, &peer, actions);
+        })
+    };
+    if let Some((_, later)) = tick.replace((when, task.abort_handle())) {
+        later.abort();
     }
 }
 
@@ -289,6 +315,7 @@ fn take(node: &Rc<Node>, peer: &Rc<Peer>, token: Token, trunk: &Rc<Trunk>, contr
     for older in peer.trunks.borrow().values() {
         older.current.set(false);
         if older.boot_id != trunk.boot_id {
+            older.restarted.set(true);
             older.connection.close(Code::TrunkLost.to_wire().into(), b"the peer has restarted");
         }
     }
@@ -296,7 +323,8 @@ fn take(node: &Rc<Node>, peer: &Rc<Peer>, token: Token, trunk: &Rc<Trunk>, contr
     peer.last_failure.borrow_mut().clear();
     let by = if trunk.dialled { "dialled" } else { "accepted" };
     info!("trunk to {} is up ({by}, {})", peer.id, trunk.connection.remote_address());
-    for relay in std::mem::take(&mut *peer.waiting.borrow_mut()).into_values() {
+    let waiting = peer.waiting.take();
+    for relay in waiting.into_values() {
         connect(trunk, &relay);
     }
     peer.dialler.borrow_mut().want(false, Instant::now());
@@ -315,10 +343,14 @@ fn take(node: &Rc<Node>, peer: &Rc<Peer>, token: Token, trunk: &Rc<Trunk>, contr
 async fn dial(node: Rc<Node>, peer: Rc<Peer>, number: u64) {
     let mut failure = "it has no address".to_owned();
     for address in &peer.addresses {
-        let resolved = match tokio::net::lookup_host(address).await {
-            Ok(resolved) => resolved,
-            Err(error) => {
+        let resolved = match timeout(ATTEMPT, tokio::net::lookup_host(address)).await {
+            Ok(Ok(resolved)) => resolved,
+            Ok(Err(error)) => {
                 failure = format!("{address} cannot be resolved: {error}");
+                continue;
+            }
+            Err(_) => {
+                failure = format!("{address} was not resolved within {ATTEMPT:?}");
                 continue;
             }
         };
@@ -423,6 +455,10 @@ async fn handshake(node: Rc<Node>, incoming: Incoming) {
     let greeting_time = node.config.limits.hello_timeout;
     let connection = match timeout(greeting_time, connecting).await {
         Ok(Ok(connection)) => connection,
+        Ok(Err(error)) if connection::is_given_up(&error) => {
+            debug!("{source} gave its dial up during the handshake");
+            return;
+        }
         Ok(Err(error)) => return refused(&explain(&error)),
         Err(_) => return refused("its handshake took too long"),
     };

@@ -7,7 +7,7 @@
 //! Control must not wait behind data in QUIC's own pool either: its streams have a higher priority, and the pool is made
 //! larger for just the moment of its write.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn::{ConnectionError, SendStream, WriteError};
@@ -19,7 +19,7 @@ use trunkline_proto::{
 };
 
 use super::{
-    connection::{Sending, Trunk, TrunkStream},
+    connection::{Sending, TO_OPEN_MIN, Trunk, TrunkStream},
     reader,
 };
 use crate::{
@@ -29,6 +29,8 @@ use crate::{
 
 /// How much the send window grows for the moment of a control write.
 const CONTROL_ALLOWANCE_BYTES: u64 = 64 * 1024;
+/// Frames for the control stream are written when so many bytes of them have been gathered, or no more come.
+const FRAMES_BYTES_MAX: usize = 64 * 1024;
 /// Priority of a stream's reverse half, which carries credit; data has 0, the control stream more.
 const CREDIT_PRIORITY: i32 = 1;
 
@@ -36,7 +38,8 @@ const CREDIT_PRIORITY: i32 = 1;
 pub(super) async fn open(trunk: &Rc<Trunk>) -> ConnectionError {
     loop {
         // It stays in the queue while it waits: who ends the trunk meanwhile finds it there.
-        let Some(relay) = trunk.to_open.borrow().front().cloned() else {
+        let first = trunk.to_open.borrow().front().cloned();
+        let Some((_, relay)) = first else {
             trunk.to_open_changed.notified().await;
             continue;
         };
@@ -57,7 +60,7 @@ pub(super) async fn open(trunk: &Rc<Trunk>) -> ConnectionError {
         Frame::from(Open { stream: 0, producer_node: None, ..relay.open.clone() }).encode(&mut preamble);
         let stream = u64::from(recv.id());
         let reader = spawn_local(reader::reverse(&relay, recv)).abort_handle();
-        let half = TrunkStream { send, preamble: Some(preamble.freeze()), reader };
+        let half = TrunkStream { send, preamble: Some(preamble.freeze()), reader, is_stopped: false };
         trunk.streams.borrow_mut().insert(relay.number, half);
         relay.name_down(stream);
     }
@@ -100,12 +103,19 @@ impl Pump {
                 Next::News(relay, side) => self.serve_news(&relay, side).await?,
                 Next::Data(..) => {}
             }
+            if self.frames.len() >= FRAMES_BYTES_MAX {
+                self.flush_frames().await?;
+            }
         }
-        if !self.frames.is_empty() {
-            let frames = self.frames.split().freeze();
-            write_ahead(&self.trunk, &mut self.control, frames).await?;
+        self.flush_frames().await
+    }
+
+    async fn flush_frames(&mut self) -> Result<(), WriteError> {
+        if self.frames.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let frames = self.frames.split().freeze();
+        write_ahead(&self.trunk, &mut self.control, frames).await
     }
 
     async fn serve_news(&mut self, relay: &Rc<Relay>, side: Side) -> Result<(), WriteError> {
@@ -120,8 +130,15 @@ impl Pump {
         let stream = relay.end(Side::Down).and_then(|end| end.stream);
         let news = relay.take_down();
         if news.open.is_some() {
-            self.trunk.to_open.borrow_mut().push_back(Rc::clone(relay));
+            let mut to_open = self.trunk.to_open.borrow_mut();
+            to_open.push_back((Instant::now(), Rc::clone(relay)));
             self.trunk.to_open_changed.notify_one();
+            if to_open.len() >= self.trunk.to_open_look_at.get() {
+                // The first one stays: it is being opened.
+                let mut at = 0;
+                to_open.retain(|(_, relay)| std::mem::replace(&mut at, 1) == 0 || !relay.is_over());
+                self.trunk.to_open_look_at.set(TO_OPEN_MIN.max(2 * to_open.len()));
+            }
         }
         let half = self.trunk.streams.borrow_mut().remove(&relay.number);
         let Some(mut half) = half else { return Ok(()) };
@@ -133,7 +150,7 @@ impl Pump {
             Frame::from(Want { stream, epoch, wanted }).encode(&mut self.frames);
         }
         if news.over {
-            self.end(half, stream, news.abort);
+            self.end(relay, half, stream, news.abort);
         } else {
             self.trunk.streams.borrow_mut().insert(relay.number, half);
         }
@@ -162,17 +179,21 @@ impl Pump {
         if news.over && news.credit.is_some_and(|credit| credit.finished) {
             half.send.finish();
         } else if news.over {
-            self.end(half, stream, news.abort);
+            self.end(relay, half, stream, news.abort);
         } else {
             self.trunk.streams.borrow_mut().insert(relay.number, half);
         }
         Ok(())
     }
 
-    /// Ends a stream that has ended otherwise than by its last byte.
-    fn end(&mut self, half: TrunkStream, stream: Option<u64>, abort: Option<Abort>) {
+    /// Lets go of a stream that is over.
+    fn end(&mut self, relay: &Relay, half: TrunkStream, stream: Option<u64>, abort: Option<Abort>) {
         half.reader.abort();
-        let code = abort.as_ref().map_or(Code::Cancelled, |abort| abort.code);
+        let code = relay.code();
+        if code == Code::Closed {
+            // It ended cleanly: the last byte was written before.
+            return half.send.finish();
+        }
         if let (Some(abort), Some(stream)) = (abort, stream) {
             Frame::from(Abort { stream, ..abort }).encode(&mut self.frames);
         }
@@ -209,7 +230,9 @@ impl Pump {
                 Ok(written) => begun += written.chunks,
                 Err(WriteError::ConnectionLost(error)) => return Err(error.into()),
                 Err(error) => {
-                    reader::after_reset(&relay, Side::Down, stopped(&error));
+                    if !std::mem::replace(&mut half.is_stopped, true) {
+                        reader::after_reset(&relay, Side::Down, stopped(&error));
+                    }
                     break;
                 }
             }
@@ -238,7 +261,9 @@ async fn write_ahead(trunk: &Trunk, send: &mut SendStream, bytes: Bytes) -> Resu
         return Ok(());
     }
     trunk.connection.set_send_window(trunk.send_window_bytes + CONTROL_ALLOWANCE_BYTES);
+    trunk.control_waits.set(Some(Instant::now()));
     let written = send.write_all_chunks(&mut pieces).await;
+    trunk.control_waits.set(None);
     trunk.connection.set_send_window(trunk.send_window_bytes);
     written
 }

@@ -213,7 +213,11 @@ impl SendCell {
             Ok(()) => {
                 inner.accounted += cost;
                 let data = inner.queue_data();
+                let ticket = inner.ticket.take();
                 drop(inner);
+                if let Some(ticket) = ticket {
+                    wake(shared.send_budget.leave(ticket));
+                }
                 self.queue(shared, false, data);
                 Poll::Ready(Ok(()))
             }

@@ -124,9 +124,13 @@ impl Link {
             }
             self.ask();
             self.fill();
-            self.write().map_err(|error| error.to_string())?;
-            if let Some(by) = self.shared.ready.close_by() {
-                self.close_by = Some(by);
+            if let Err(error) = self.write() {
+                // Why the node has closed the link is what it said last.
+                while self.read()? {}
+                return Err(error.to_string());
+            }
+            // A close that began meanwhile is seen at the next turn: first everything unfinished is given up.
+            if let Some(by) = self.close_by {
                 let settled = self.is_settled();
                 if settled || Instant::now() >= by {
                     self.leave(by).await;
