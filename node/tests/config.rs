@@ -224,7 +224,7 @@ fn a_number_out_of_bounds_names_the_bounds() {
         ),
         ("[trunk]\nmtu_max = 1199\n", "11: trunk.mtu_max: 1199 is outside 1200 to 65527"),
         ("[trunk]\nmtu_max = 65528\n", "11: trunk.mtu_max: 65528 is outside 1200 to 65527"),
-        ("[trunk]\nstreams_initial = 257\n", "11: trunk.streams_initial: 257 is outside 1 to 256"),
+        ("[trunk]\nstreams_initial = 257\n", "11: trunk.streams_initial: 257 is outside 2 to 256"),
         (
             "[trunk]\nstream_receive_window_bytes = 2_097_153\n",
             "11: trunk.stream_receive_window_bytes: 2097153 is outside 65536 to 2097152",
