@@ -11,7 +11,7 @@ use tracing::warn;
 /// The same refusal of the same stranger is not logged again sooner than this.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How many different reasons one stranger is logged with in that time: a part of a reason may be its own words.
-const REASONS_MAX: usize = 8;
+const REASONS_MAX: usize = 32;
 /// How many strangers are remembered. A flood of others is logged, and forgets these.
 const STRANGERS_MAX: usize = 1024;
 /// The longest reason that is logged, in bytes.
@@ -93,7 +93,7 @@ mod tests {
         let start = Instant::now();
         let logged = (0..1_000).filter(|n| refusals.fresh("10.0.0.1", &n.to_string(), start).is_some()).count();
         assert_eq!(logged, REASONS_MAX);
-        assert_eq!(refusals.fresh("10.0.0.1", "again", start + SILENCE), Some(992));
+        assert_eq!(refusals.fresh("10.0.0.1", "again", start + SILENCE), Some(1_000 - REASONS_MAX as u64));
     }
 
     #[test]
