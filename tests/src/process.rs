@@ -1,0 +1,82 @@
+//! A user's process that a test can kill: `trunkline-test-process`, which says on its standard output how far it is.
+
+use std::{ffi::OsString, fmt, process::Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+};
+
+use crate::binaries;
+
+/// Starts the process in a role, `produce` or `consume`, with arguments `("name", value)` that become `name=value`.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn spawn<'n>(role: &'n str, arguments: impl IntoIterator<Item = (&'n str, OsString)>) -> Process {
+    let mut command = Command::new(binaries::test_process());
+    command.arg(role);
+    for (name, value) in arguments {
+        let mut argument = OsString::from(format!("{name}="));
+        argument.push(value);
+        command.arg(argument);
+    }
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("the test process");
+    let lines = BufReader::new(child.stdout.take().expect("its output is a pipe")).lines();
+    Process { child, lines }
+}
+
+/// A running process. Dropped, it is killed.
+pub struct Process {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("pid", &self.child.id()).finish_non_exhaustive()
+    }
+}
+
+impl Process {
+    /// Waits for a line that begins with `word`, and returns the rest of it.
+    ///
+    /// # Panics
+    /// When the process ends first.
+    pub async fn says(&mut self, word: &str) -> String {
+        let mut heard = Vec::new();
+        while let Some(line) = self.lines.next_line().await.expect("its output is text") {
+            match line.split_once(' ').unwrap_or((&line, "")) {
+                (first, rest) if first == word => return rest.to_owned(),
+                _ => heard.push(line),
+            }
+        }
+        panic!("the process ended without {word:?}; it said {heard:?}");
+    }
+
+    /// Sends SIGKILL, and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it has ended before.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().await.expect("a child can be waited for");
+    }
+
+    /// Sends any signal.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        kill_process(pid.expect("the process runs"), signal).expect("a child can be signalled");
+    }
+
+    /// Its pid, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+}
