@@ -36,7 +36,8 @@ impl Rig {
             node: "node-b".parse().unwrap(),
             epoch: 0,
         };
-        let relay = relays.add(open, End { outlet: Rc::clone(&up), stream: Some(UP) }, ingress_bytes.unwrap_or(u64::MAX));
+        let relay =
+            relays.add(open, End { outlet: Rc::clone(&up), stream: Some(UP) }, ingress_bytes.unwrap_or(u64::MAX));
         relay.connect_down(&down, Some(DOWN), BIND);
         let rig = Self { relays, up, down, relay };
         assert_eq!(rig.tell_down().open, Some(BIND));
@@ -331,7 +332,11 @@ fn only_the_first_end_counts() {
 #[test]
 fn who_was_never_offered_the_stream_does_not_hear_of_its_end() {
     let offered = Rig::new(None);
-    let relay = offered.relays.add(offered.relay.open.clone(), End { outlet: Outlet::new(Kind::Trunk), stream: Some(4) }, u64::MAX);
+    let relay = offered.relays.add(
+        offered.relay.open.clone(),
+        End { outlet: Outlet::new(Kind::Trunk), stream: Some(4) },
+        u64::MAX,
+    );
     let down = Outlet::new(Kind::Trunk);
     relay.connect_down(&down, Some(3), BIND);
     relay.abort(Side::Up, Code::Cancelled, 0, "withdrawn");

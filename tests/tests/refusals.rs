@@ -328,17 +328,12 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_its_connection_goes_on() 
         let stranger = Stranger::member(&cluster, "node-x");
         let mut trunk = stranger.attach(node.udp).await;
 
-        let mut optional_only = prefix(0x7f, 0);
-        optional_only[1] = 0x80;
         let beginnings = [
             (prefix(0x20, CONTROL_BYTES_MAX + 1), Code::Protocol),
             (prefix(0x30, 1 << 30), Code::Protocol),
             (prefix(0x7f, 0), Code::Unsupported),
             ([prefix(0x20, 3), vec![0xff; 3]].concat(), Code::Protocol),
             (prefix(0x03, 0), Code::Protocol),
-            // No OPEN within the time.
-            (optional_only, Code::Protocol),
-            (prefix(0x20, 100), Code::Protocol),
         ];
         for (beginning, code) in &beginnings {
             let mut stream = Channel::open(&trunk.connection).await;
@@ -395,6 +390,34 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_its_connection_goes_on() 
         }
         assert!(finished);
         drop((receiver, consumer, home));
+        serves(&cluster).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_whose_open_does_not_come_ends_alone() {
+    in_time(async {
+        // An OPEN may take as long as an outage may.
+        let limits = "[limits]\nhello_timeout_ms = 300\n[trunk]\nidle_timeout_ms = 1500\nkeep_alive_ms = 300\n";
+        let cluster = Cluster::builder().config(|_, toml| toml.push_str(limits)).start().await;
+        let node = cluster.node("node-a");
+        let stranger = Stranger::member(&cluster, "node-x");
+        let mut trunk = stranger.attach(node.udp).await;
+        let mut optional_only = prefix(0x7f, 0);
+        optional_only[1] = 0x80;
+        let mut streams = Vec::new();
+        for beginning in [optional_only, prefix(0x20, 100)] {
+            let mut stream = Channel::open(&trunk.connection).await;
+            stream.write(&beginning).await;
+            streams.push(stream);
+        }
+        for stream in &mut streams {
+            assert_ended(&mut trunk, stream, Code::Protocol).await;
+        }
+        let mut stream = Channel::open(&trunk.connection).await;
+        stream.say(&open_frame("node-b", "x", 1).into()).await;
+        assert_eq!(trunk.hear_abort(stream.id()).await.code, Code::UnknownNode);
         serves(&cluster).await;
     })
     .await;
