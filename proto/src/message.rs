@@ -1,4 +1,4 @@
-//! The control messages, validated: what the prost structs of [`crate::wire`] mean once they have been checked.
+//! The control messages, validated: what the generated prost structs mean once they have been checked.
 //!
 //! Messages made of numbers alone need no check and are re-exported as generated.
 

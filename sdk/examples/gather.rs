@@ -1,7 +1,7 @@
 //! Several producers and one consumer, which takes their messages as they come. One producer gives up: the others go on.
 //!
 //! ```text
-//! cargo run --example gather -- /run/trunkline/node.sock
+//! cargo run --example gather -- /run/trunkline/local.sock
 //! ```
 
 use std::env;

@@ -1,7 +1,7 @@
 //! A message to oneself, through the local node.
 //!
 //! ```text
-//! cargo run --example hello -- /run/trunkline/node.sock
+//! cargo run --example hello -- /run/trunkline/local.sock
 //! ```
 
 use std::env;

@@ -1,7 +1,13 @@
 //! Consumers: names that producers open streams to.
 
-use std::{fmt, future, sync::Arc};
+use std::{
+    fmt, future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
+use futures_core::Stream;
 use trunkline_proto::id::{ConsumerAddress, Incarnation, JobId};
 
 use crate::{
@@ -46,7 +52,7 @@ impl ConsumerBuilder {
             .admit(Cell::Bind(Arc::clone(&cell)))
             .map_err(|ended| Error::ended(format!("consumer {}", cell.address), &ended))?;
         // Its drop withdraws the bind.
-        let consumer = Consumer { cell, handle };
+        let consumer = Consumer { cell, handle, has_ended: false };
         future::poll_fn(|cx| consumer.cell.poll_bound(cx)).await?;
         Ok(consumer)
     }
@@ -57,9 +63,13 @@ impl ConsumerBuilder {
 ///
 /// Streams are accepted towards their producers as they arrive, up to 1,024 that nobody has taken; one more is refused as
 /// `busy`, which its producer may try again. Dropping the consumer ends the bind; streams that were taken go on.
+///
+/// As a [`Stream`] it yields the same as [`Consumer::accept`], and ends after an error.
 pub struct Consumer {
     cell: Arc<BindCell>,
     handle: Arc<Handle>,
+    /// The stream of streams has yielded its error.
+    has_ended: bool,
 }
 
 impl Consumer {
@@ -84,8 +94,16 @@ impl Consumer {
     /// # Cancel safety
     /// Dropping the future loses nothing: the next call returns the stream that this one would have.
     pub async fn accept(&mut self) -> Result<Receiver, Error> {
-        let cell = future::poll_fn(|cx| self.cell.poll_accept(cx)).await?;
-        Ok(Receiver::new(Arc::clone(&self.handle), cell))
+        future::poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// What [`Consumer::accept`] waits for: ready with the next stream, or with how the bind ended.
+    ///
+    /// # Errors
+    /// As [`Consumer::accept`].
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receiver, Error>> {
+        let cell = ready!(self.cell.poll_accept(cx))?;
+        Poll::Ready(Ok(Receiver::new(Arc::clone(&self.handle), cell)))
     }
 
     /// All messages of the expected producers, in the order in which they arrive.
@@ -116,6 +134,19 @@ impl Consumer {
 
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Receiver, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let accepted = ready!(self.poll_accept(cx));
+        self.has_ended = accepted.is_err();
+        Poll::Ready(Some(accepted))
     }
 }
 

@@ -188,12 +188,8 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.0.kind)
-            .field("code", &self.0.code)
-            .field("offset", &self.0.offset)
-            .field("message", &self.0.message)
-            .finish_non_exhaustive()
+        // The sentence, for it is what `main` prints of an error that it returns.
+        write!(f, "{} ({:?})", self.0.message, self.0.kind)
     }
 }
 

@@ -9,7 +9,7 @@
 //! # async fn reduce() -> Result<(), trunkline::Error> {
 //! use trunkline::{Attachment, Expected, Gathered};
 //!
-//! let attachment = Attachment::connect("/run/trunkline/node.sock").await?;
+//! let attachment = Attachment::connect("/run/trunkline/local.sock").await?;
 //! let job = attachment.job("wordcount", "2031-05-07")?;
 //! let mut gather = job.consumer("reduce-3")?.bind().await?.gather(Expected::Count(8));
 //! while let Some(gathered) = gather.next().await {

@@ -65,6 +65,19 @@ async fn a_bind_that_the_node_ends_ends_accept_after_what_came() {
 }
 
 #[tokio::test]
+async fn a_consumer_is_a_stream_of_streams_that_ends_after_its_error() {
+    use futures_util::StreamExt as _;
+
+    let (attachment, mut link) = attach().await;
+    let (mut consumer, bind) = bind(&attachment, &mut link).await;
+    link.offer(bind, 1, "map-1").await;
+    link.push(Refused { bind, code: Code::Draining, text: "the node is shutting down".into() }).await;
+    assert_eq!(consumer.next().await.unwrap().unwrap().producer().to_string(), "map-1@node-b");
+    assert_eq!(consumer.next().await.unwrap().unwrap_err().kind(), ErrorKind::Draining);
+    assert!(consumer.next().await.is_none());
+}
+
+#[tokio::test]
 async fn messages_are_whole_wherever_the_frames_were_cut() {
     let (_attachment, mut link, _consumer, mut receiver) = accepted().await;
     let long = vec![7; 300];
