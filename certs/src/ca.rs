@@ -21,8 +21,10 @@ use crate::{
 };
 
 const CERTIFICATE: &str = "ca.pem";
-const KEY: &str = "ca.key";
+pub(crate) const KEY: &str = "ca.key";
 const REMEDY: &str = "make a CA with `trunkline-certs ca init`, or name the folder of one";
+const CERTIFICATE_REMEDY: &str = "restore it, for instance from the trust.pem of a node that it issued";
+const KEY_REMEDY: &str = "run this where the CA's key is kept, or restore it";
 
 /// How long a new CA is valid, in days: about ten years.
 const AUTHORITY_DAYS: u32 = 3653;
@@ -33,6 +35,19 @@ pub enum AuthorityError {
     /// One of its files could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// One of its two files is missing. The other one tells that there was a CA, so a new one is not the remedy.
+    #[error(
+        "{missing} does not exist, though {present} does: {remedy}",
+        missing = missing.display(), present = present.display()
+    )]
+    Incomplete {
+        /// The file that is missing.
+        missing: PathBuf,
+        /// The file that is there.
+        present: PathBuf,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// The certificate is not that of a cluster's CA.
     #[error("{path} is not the certificate of a cluster's CA: {reason}", path = path.display())]
     NotAnAuthority {
@@ -61,7 +76,7 @@ pub enum AuthorityError {
         not_after: SystemTime,
     },
     /// The certificate would outlive its CA, and be refused from then on.
-    #[error("a certificate until {} would outlive its CA, which ends on {}: ask for fewer days", date(*.asked), date(*.authority))]
+    #[error("a certificate until {} would outlive its CA, which is valid until {}: ask for fewer days", date(*.asked), date(*.authority))]
     OutlivesAuthority {
         /// The last moment asked for.
         asked: SystemTime,
@@ -133,9 +148,12 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`], which names the file and what is wrong with it.
     pub fn load(folder: &Path) -> Result<Self, AuthorityError> {
-        let certificate = Source::public(&folder.join(CERTIFICATE), REMEDY)?;
-        let key_path = folder.join(KEY);
-        let key = Source::secret(&key_path, REMEDY)?.private_key()?;
+        let (certificate_path, key_path) = (folder.join(CERTIFICATE), folder.join(KEY));
+        let certificate = Source::public(&certificate_path, REMEDY)
+            .map_err(|error| unless_incomplete(error, &key_path, CERTIFICATE_REMEDY))?;
+        let key = Source::secret(&key_path, REMEDY)
+            .map_err(|error| unless_incomplete(error, &certificate_path, KEY_REMEDY))?
+            .private_key()?;
         let key = KeyPair::try_from(&key)
             .map_err(|error| AuthorityError::Key { path: key_path.clone(), reason: error.to_string() })?;
         Self::assemble(&certificate, key, &key_path)
@@ -229,6 +247,16 @@ impl Authority {
         // A node dials and is dialled.
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         Ok(params)
+    }
+}
+
+/// The error as it is, unless it says that one file of a CA is missing and the `other` is there.
+fn unless_incomplete(error: FileError, other: &Path, remedy: &'static str) -> AuthorityError {
+    match error {
+        FileError::Missing { path, .. } if other.exists() => {
+            AuthorityError::Incomplete { missing: path, present: other.to_owned(), remedy }
+        }
+        error => error.into(),
     }
 }
 

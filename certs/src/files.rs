@@ -32,6 +32,12 @@ pub enum FileError {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// A file stands where a folder is wanted. Nothing was written.
+    #[error("{path} is a file, where a folder is wanted", path = path.display())]
+    NotAFolder {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file could not be read.
     #[error("cannot read {path}: {error}", path = path.display())]
     Read {
@@ -74,7 +80,30 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
     },
-    /// A folder or a file in it could not be written. Nothing new was left behind.
+    /// A node's files were to be written where the CA's key is. Nothing was written.
+    #[error("{folder} holds the CA's key, which must not reach a node: choose another folder", folder = folder.display())]
+    HoldsAuthority {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// This user may not write to a folder. Nothing new was left behind.
+    #[error(
+        "cannot write {path}: {folder} must be writable by this user, and is not",
+        path = path.display(), folder = folder.display()
+    )]
+    Denied {
+        /// The folder or file that was to be made.
+        path: PathBuf,
+        /// The folder that it was to be made in.
+        folder: PathBuf,
+    },
+    /// The disk has no room. Nothing new was left behind.
+    #[error("cannot write {path}: the disk is full; make room and run this again", path = path.display())]
+    DiskFull {
+        /// The folder or file.
+        path: PathBuf,
+    },
+    /// A folder or a file in it could not be written for another reason. Nothing new was left behind.
     #[error("cannot write {path}: {error}", path = path.display())]
     Write {
         /// The folder or file.
@@ -82,6 +111,45 @@ pub enum FileError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+impl FileError {
+    /// Why `path` could not be made in `folder`.
+    fn writing(folder: &Path, path: PathBuf, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::Denied { path, folder: folder.to_owned() },
+            io::ErrorKind::StorageFull => Self::DiskFull { path },
+            io::ErrorKind::AlreadyExists => Self::Exists { path },
+            _ => Self::Write { path, error },
+        }
+    }
+
+    /// Why `folder` could not be made.
+    fn making(folder: &Path, error: io::Error) -> Self {
+        let path = folder.to_owned();
+        match (error.kind(), file_in_the_way(folder)) {
+            (io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory, Some(file)) => {
+                Self::NotAFolder { path: file }
+            }
+            // Something that is neither a folder nor leads to one, such as a dangling link; `Exists` is about files.
+            (io::ErrorKind::AlreadyExists, None) => Self::Write { path, error },
+            _ => Self::writing(&innermost_existing(folder), path, error),
+        }
+    }
+}
+
+/// The part of `path` that exists and is no folder, if there is one.
+fn file_in_the_way(path: &Path) -> Option<PathBuf> {
+    // Without a trailing slash, with which a file is not found.
+    let path: PathBuf = path.components().collect();
+    path.ancestors().find(|part| part.metadata().is_ok_and(|found| !found.is_dir())).map(Path::to_owned)
+}
+
+/// The folder that would have to be written to for `folder` to be made.
+fn innermost_existing(folder: &Path) -> PathBuf {
+    let existing = folder.ancestors().skip(1).find(|part| part.exists()).map(Path::to_owned);
+    // A relative path leads to the empty one, which names nothing.
+    existing.or_else(|| std::env::current_dir().ok()).unwrap_or_else(|| PathBuf::from("."))
 }
 
 /// The bytes of a file and where they came from, for errors to name.
@@ -118,6 +186,10 @@ impl Source {
     ) -> Result<Self, FileError> {
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => FileError::Missing { path: path.to_owned(), remedy },
+            io::ErrorKind::NotADirectory => match file_in_the_way(path) {
+                Some(path) => FileError::NotAFolder { path },
+                None => FileError::Read { path: path.to_owned(), error },
+            },
             _ => FileError::Read { path: path.to_owned(), error },
         };
         // The mode is asked of the open file, not of the path, so that both speak of the same one.
@@ -185,11 +257,7 @@ pub(crate) fn write_all_new(folder: &Path, files: &[NewFile<'_>]) -> Result<(), 
         refuse_existing(&folder.join(file.name))?;
     }
     let made_here = !folder.exists();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(FOLDER)
-        .create(folder)
-        .map_err(|error| FileError::Write { path: folder.to_owned(), error })?;
+    DirBuilder::new().recursive(true).mode(FOLDER).create(folder).map_err(|error| FileError::making(folder, error))?;
     let written = place(folder, files);
     if written.is_err() && made_here {
         // Best effort: the error that is already on its way says more than a folder that could not be removed.
@@ -212,7 +280,7 @@ fn place(folder: &Path, files: &[NewFile<'_>]) -> Result<(), FileError> {
         let path = folder.join(file.name);
         match stage(folder, file) {
             Ok(temporary) => staged.push((temporary, path)),
-            Err(error) => return Err(FileError::Write { path, error }),
+            Err(error) => return Err(FileError::writing(folder, path, error)),
         }
     }
     let mut placed = Vec::with_capacity(files.len());
@@ -230,14 +298,12 @@ fn place(folder: &Path, files: &[NewFile<'_>]) -> Result<(), FileError> {
 fn name_all(folder: &Path, staged: Vec<(NamedTempFile, PathBuf)>, placed: &mut Vec<PathBuf>) -> Result<(), FileError> {
     for (temporary, path) in staged {
         if let Err(failed) = temporary.persist_noclobber(&path) {
-            return Err(match failed.error.kind() {
-                io::ErrorKind::AlreadyExists => FileError::Exists { path },
-                _ => FileError::Write { path, error: failed.error },
-            });
+            return Err(FileError::writing(folder, path, failed.error));
         }
         placed.push(path);
     }
-    // The names are in place; this makes them outlive a power failure.
+    // The names are in place; this makes them outlive a power failure. It needs the folder to be readable, so that
+    // what the system says of a failure is passed on as it is.
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(|error| FileError::Write { path: folder.to_owned(), error })
@@ -313,12 +379,52 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_named() {
+    fn a_file_where_a_folder_is_wanted_is_named() {
         let scratch = tempfile::tempdir().unwrap();
-        std::fs::write(scratch.path().join("file"), "").unwrap();
-        let folder = scratch.path().join("file/folder");
-        let error = write_all_new(&folder, &PAIR).unwrap_err();
-        assert!(error.to_string().starts_with(&format!("cannot write {}", folder.display())), "{error}");
+        let file = scratch.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for spelling in ["file", "file/", "file/folder", "file/deep/folder"] {
+            let folder = scratch.path().join(spelling);
+            let written = write_all_new(&folder, &PAIR).unwrap_err();
+            let read = Source::public(&folder.join("a.pem"), "").err().unwrap();
+            for error in [written, read] {
+                let wanted = format!("{} is a file, where a folder is wanted", file.display());
+                assert_eq!(error.to_string(), wanted, "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_a_dangling_link_is_named() {
+        let scratch = tempfile::tempdir().unwrap();
+        let link = scratch.path().join("link");
+        std::os::unix::fs::symlink("/nonexistent/target", &link).unwrap();
+        let error = write_all_new(&link, &PAIR).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("cannot write {}: ", link.display())), "{error}");
+    }
+
+    #[test]
+    fn each_reason_for_a_failed_write_has_its_own_sentence() {
+        let said = |kind: io::ErrorKind| {
+            FileError::writing(Path::new("out"), "out/node.key".into(), io::Error::from(kind)).to_string()
+        };
+        let denied = "cannot write out/node.key: out must be writable by this user, and is not";
+        assert_eq!(said(io::ErrorKind::PermissionDenied), denied);
+        let full = "cannot write out/node.key: the disk is full; make room and run this again";
+        assert_eq!(said(io::ErrorKind::StorageFull), full);
+        assert_eq!(said(io::ErrorKind::TimedOut), "cannot write out/node.key: timed out");
+    }
+
+    #[test]
+    fn a_folder_that_may_not_be_made_names_the_one_that_must_be_writable() {
+        let scratch = tempfile::tempdir().unwrap();
+        let said = |folder: &Path| FileError::making(folder, io::ErrorKind::PermissionDenied.into()).to_string();
+        let wanted = format!("{} must be writable by this user, and is not", scratch.path().display());
+        let error = said(&scratch.path().join("deep/folder"));
+        assert!(error.ends_with(&wanted), "{error}");
+        let here = std::env::current_dir().unwrap();
+        let error = said(Path::new("no-such-folder/node-b"));
+        assert!(error.contains(&format!(": {} must be writable", here.display())), "{error}");
     }
 
     #[test]
@@ -330,7 +436,7 @@ mod tests {
             return;
         }
         let error = write_all_new(scratch.path(), &PAIR).unwrap_err();
-        assert!(error.to_string().contains(scratch.path().to_str().unwrap()), "{error}");
+        assert!(matches!(&error, FileError::Denied { folder, .. } if folder == scratch.path()), "{error}");
         assert!(names(scratch.path()).is_empty());
     }
 }

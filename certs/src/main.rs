@@ -1,9 +1,13 @@
 //! The command: makes a cluster's CA, and identities for its nodes.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
-use trunkline_certs::{Authority, AuthorityError, NodeRequest, VALIDITY_DAYS_DEFAULT, date};
+use trunkline_certs::{Authority, AuthorityError, FileError, NodeRequest, VALIDITY_DAYS_DEFAULT, date};
 use trunkline_proto::id::{ClusterName, NodeId};
 
 /// Make a cluster's CA, and identities for its nodes.
@@ -50,7 +54,7 @@ enum Node {
         /// The folder of the CA.
         #[arg(long, value_name = "DIR")]
         ca: PathBuf,
-        /// The folder to write to; made if need be.
+        /// The folder to write to, which goes to the node; made if need be.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
@@ -70,10 +74,10 @@ fn main() -> ExitCode {
 }
 
 /// Does it, and says what was written and what comes next.
-fn run(command: Command) -> Result<String, AuthorityError> {
+fn run(command: Command) -> Result<String, String> {
     match command {
         Command::Ca(Ca::Init { cluster, dir }) => {
-            let authority = Authority::init(&dir, &cluster)?;
+            let authority = Authority::init(&dir, &cluster).map_err(|error| blame(&error, "--dir", &dir))?;
             let (until, dir) = (date(authority.not_after()), dir.display());
             Ok(format!(
                 "Wrote {dir}/ca.pem and {dir}/ca.key: the CA of cluster {cluster}, valid until {until}.\n\
@@ -81,14 +85,32 @@ fn run(command: Command) -> Result<String, AuthorityError> {
             ))
         }
         Command::Node(Node::Issue { node, dns, ip, days, ca, out }) => {
-            let authority = Authority::load(&ca)?;
+            let authority = Authority::load(&ca).map_err(|error| blame(&error, "--ca", &ca))?;
             let request = NodeRequest { dns, ip, ..NodeRequest::new(node.clone()) }.valid_for(days);
-            authority.issue_node(&request)?.write_to(&out)?;
+            let files = authority.issue_node(&request).map_err(|error| match error {
+                AuthorityError::OutlivesAuthority { authority, .. } => {
+                    let until = date(authority);
+                    format!("{days} days would outlive the CA, which is valid until {until}: ask for fewer days")
+                }
+                error => error.to_string(),
+            })?;
+            files.write_to(&out).map_err(|error| blame(&error.into(), "--out", &out))?;
             let (cluster, until, out) = (authority.cluster(), date(request.not_after), out.display());
             Ok(format!(
                 "Wrote node.pem, node.key and trust.pem to {out}: node {node} of cluster {cluster}, valid until {until}.\n\
                  Next: move the folder to the node's machine and name the three files in its configuration."
             ))
         }
+    }
+}
+
+/// What the error says, and where the folder itself is at fault, which option named it.
+fn blame(error: &AuthorityError, option: &str, folder: &Path) -> String {
+    match error {
+        AuthorityError::File(FileError::NotAFolder { path }) if path == folder => {
+            format!("{} is a file; {option} names a folder", path.display())
+        }
+        AuthorityError::File(FileError::HoldsAuthority { .. }) => format!("{error} for {option}"),
+        _ => error.to_string(),
     }
 }

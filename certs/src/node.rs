@@ -9,7 +9,10 @@ use std::{
 
 use trunkline_proto::id::NodeId;
 
-use crate::files::{FileError, NewFile, PUBLIC, SECRET, write_all_new};
+use crate::{
+    ca,
+    files::{FileError, NewFile, PUBLIC, SECRET, write_all_new},
+};
 
 /// How long a node's certificate is valid unless the request says otherwise, in days.
 pub const VALIDITY_DAYS_DEFAULT: u32 = 365;
@@ -79,9 +82,15 @@ impl NodeFiles {
     /// Writes `node.pem`, `node.key` (mode 0600) and `trust.pem` into `folder`, or none of them. Makes the folder
     /// (mode 0700) if need be.
     ///
+    /// The folder goes to the node's machine as a whole, so one that holds a CA's key is refused.
+    ///
     /// # Errors
     /// [`FileError`], for instance when one of the files exists. Nothing new is left behind then.
     pub fn write_to(&self, folder: &Path) -> Result<NodePaths, FileError> {
+        // Asked of the file system, so that no spelling of the folder gets around it; a link to the key counts too.
+        if folder.join(ca::KEY).symlink_metadata().is_ok() {
+            return Err(FileError::HoldsAuthority { folder: folder.to_owned() });
+        }
         write_all_new(
             folder,
             &[

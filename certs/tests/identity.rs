@@ -206,6 +206,50 @@ fn a_request_that_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn a_ca_that_lost_a_file_is_to_be_restored_and_one_that_lost_both_to_be_made() {
+    let cluster = Cluster::new();
+    let folder = cluster.folder.path();
+    let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
+    let (certificate_shown, key_shown) = (certificate.display(), key.display());
+    let elsewhere = folder.join("elsewhere");
+
+    fs::rename(&key, &elsewhere).unwrap();
+    let error = Authority::load(folder).unwrap_err().to_string();
+    let remedy = "run this where the CA's key is kept, or restore it";
+    assert_eq!(error, format!("{key_shown} does not exist, though {certificate_shown} does: {remedy}"));
+
+    fs::rename(&elsewhere, &key).unwrap();
+    fs::remove_file(&certificate).unwrap();
+    let error = Authority::load(folder).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{certificate_shown} does not exist, though {key_shown} does: ")), "{error}");
+    assert!(error.contains("restore it") && !error.contains("ca init"), "{error}");
+    fs::write(&certificate, cluster.files("node-b").trust_pem).unwrap();
+    assert_eq!(Authority::load(folder).unwrap().fingerprint(), cluster.authority.fingerprint(), "the remedy works");
+
+    fs::remove_file(&certificate).unwrap();
+    fs::remove_file(&key).unwrap();
+    let error = Authority::load(folder).unwrap_err().to_string();
+    assert!(error.contains("ca init"), "{error}");
+}
+
+#[test]
+fn a_nodes_files_are_never_written_beside_a_cas_key_however_its_folder_is_spelled() {
+    let cluster = Cluster::new();
+    let folder = cluster.folder.path();
+    let files = cluster.files("node-b");
+    let scratch = tempfile::tempdir().unwrap();
+    let link = scratch.path().join("link");
+    std::os::unix::fs::symlink(folder, &link).unwrap();
+    let dotted = folder.join("..").join(folder.file_name().unwrap()).join(".");
+    for spelling in [folder, &link, &dotted] {
+        let error = files.write_to(spelling).unwrap_err();
+        assert!(matches!(&error, FileError::HoldsAuthority { folder } if folder == spelling), "{error}");
+    }
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 2, "ca.pem and ca.key");
+    files.write_to(&folder.join("node-b")).unwrap();
+}
+
+#[test]
 fn a_folder_without_a_ca_or_with_a_strange_one_is_refused() {
     let empty = tempfile::tempdir().unwrap();
     let error = Authority::load(empty.path()).unwrap_err();

@@ -117,7 +117,49 @@ fn errors_name_the_thing_and_the_remedy() {
     assert!(said.contains("ask for fewer days"), "{said}");
     let below_a_file = format!("{ca}/ca.pem/node-b");
     let said = fails(&tool(&["node", "issue", "--node", "node-b", "--ca", &ca, "--out", &below_a_file]));
-    assert!(said.contains(&format!("cannot write {below_a_file}: ")), "{said}");
+    assert!(said.contains(&format!("{ca}/ca.pem is a file, where a folder is wanted")), "{said}");
+}
+
+#[test]
+fn a_file_given_as_a_folder_is_named_with_the_option_that_named_it() {
+    let (scratch, ca, out) = scratch();
+    let plain = scratch.path().join("plain").display().to_string();
+    fs::write(&plain, "kept").unwrap();
+    for (option, arguments) in [
+        ("--out", &["node", "issue", "--node", "node-b", "--ca", &ca, "--out", &plain][..]),
+        ("--ca", &["node", "issue", "--node", "node-b", "--ca", &plain, "--out", &out]),
+        ("--dir", &["ca", "init", "--cluster", "demo", "--dir", &plain]),
+    ] {
+        let said = fails(&tool(arguments));
+        assert_eq!(said, format!("trunkline-certs: error: {plain} is a file; {option} names a folder\n"));
+    }
+    assert_eq!(fs::read_to_string(&plain).unwrap(), "kept");
+}
+
+#[test]
+fn a_node_is_not_issued_into_the_folder_of_its_ca() {
+    let (scratch, ca, _) = scratch();
+    let before = contents(&ca);
+    std::os::unix::fs::symlink(&ca, scratch.path().join("link")).unwrap();
+    for spelling in ["ca", "ca/", "./ca", "ca/../ca", "link"] {
+        let issue = ["node", "issue", "--node", "z", "--ca", "ca", "--out", spelling];
+        let said = fails(&Command::new(TOOL).args(issue).current_dir(&scratch).output().unwrap());
+        let wanted =
+            format!("{spelling} holds the CA's key, which must not reach a node: choose another folder for --out");
+        assert_eq!(said, format!("trunkline-certs: error: {wanted}\n"));
+    }
+    assert_eq!(before, contents(&ca));
+}
+
+#[test]
+fn more_days_than_the_ca_has_are_refused_with_its_last_day_even_past_the_calendar() {
+    let (_scratch, ca, out) = scratch();
+    for days in ["9999", "99999999", "4294967295"] {
+        let said = fails(&tool(&["node", "issue", "--node", "z", "--days", days, "--ca", &ca, "--out", &out]));
+        let wanted = format!("error: {days} days would outlive the CA, which is valid until 20");
+        assert!(said.contains(&wanted), "{said}");
+    }
+    assert!(!Path::new(&out).exists());
 }
 
 #[test]

@@ -26,15 +26,23 @@ pub enum IdError {
         length: usize,
     },
     /// The text holds a character that no name may hold.
-    #[error(
-        "{what} {text:?} holds {character:?}; letters, digits, '-', '_' and '.' are allowed, a letter or digit first"
-    )]
+    #[error("{what} {text:?} holds {character:?}; letters, digits, '-', '_' and '.' are allowed")]
     Character {
         /// Which kind of name was being read.
         what: &'static str,
         /// The whole text.
         text: String,
         /// The first offending character.
+        character: char,
+    },
+    /// The text begins with a character that a name may hold, but not first.
+    #[error("{what} {text:?} begins with {character:?}; a letter or digit must come first")]
+    FirstCharacter {
+        /// Which kind of name was being read.
+        what: &'static str,
+        /// The whole text.
+        text: String,
+        /// The character that it begins with.
         character: char,
     },
     /// The text is not of the form `job/consumer@node`.
@@ -52,12 +60,15 @@ fn validate(what: &'static str, text: &str) -> Result<(), IdError> {
     if text.len() > NAME_BYTES_MAX {
         return Err(IdError::TooLong { what, length: text.len() });
     }
-    let allowed = |(at, character): (usize, char)| {
-        character.is_ascii_alphanumeric() || (at > 0 && matches!(character, '-' | '_' | '.'))
-    };
-    match text.char_indices().find(|&found| !allowed(found)) {
-        None => Ok(()),
-        Some((_, character)) => Err(IdError::Character { what, text: text.to_owned(), character }),
+    let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.');
+    if let Some(character) = text.chars().find(|&character| !allowed(character)) {
+        return Err(IdError::Character { what, text: text.to_owned(), character });
+    }
+    match text.chars().next() {
+        Some(character) if !character.is_ascii_alphanumeric() => {
+            Err(IdError::FirstCharacter { what, text: text.to_owned(), character })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -73,7 +84,7 @@ macro_rules! name {
             /// Checks `text` and makes it a name.
             ///
             /// # Errors
-            /// [`IdError`] when the text is empty, too long, or holds a character that is not allowed.
+            /// [`IdError`] when the text is empty, too long, or holds a character that is not allowed there.
             pub fn new(text: &str) -> Result<Self, IdError> {
                 validate($what, text)?;
                 Ok(Self(text.into()))
@@ -298,10 +309,23 @@ mod tests {
     fn a_name_says_what_is_wrong_with_it() {
         assert_eq!(NodeId::new(""), Err(IdError::Empty { what: "node id" }));
         assert_eq!(JobName::new(&"x".repeat(65)), Err(IdError::TooLong { what: "job name", length: 65 }));
-        let error = ConsumerName::new("reduce 3").unwrap_err();
-        assert!(error.to_string().contains("\"reduce 3\" holds ' '"), "{error}");
+        let error = ConsumerName::new("reduce 3").unwrap_err().to_string();
+        let allowed = "letters, digits, '-', '_' and '.' are allowed";
+        assert_eq!(error, format!("consumer name \"reduce 3\" holds ' '; {allowed}"));
         assert!(RunId::new("-1").is_err(), "a leading dash would read as an option on a command line");
         assert!(RunId::new("..").is_err(), "a run id may become a folder name");
+    }
+
+    #[test]
+    fn a_wrong_first_character_is_told_from_one_that_no_name_may_hold() {
+        let error = NodeId::new(".hidden").unwrap_err().to_string();
+        assert_eq!(error, "node id \".hidden\" begins with '.'; a letter or digit must come first");
+        for text in ["-a", "_a", ".", ".."] {
+            assert!(matches!(NodeId::new(text), Err(IdError::FirstCharacter { .. })), "{text:?}");
+        }
+        for text in [" a", ".a b", "a/b", "\u{e9}"] {
+            assert!(matches!(NodeId::new(text), Err(IdError::Character { .. })), "{text:?}");
+        }
     }
 
     #[test]
