@@ -12,7 +12,6 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tracing::warn;
 use trunkline_proto::{
     DESCRIPTORS,
     admin::{
@@ -21,7 +20,10 @@ use trunkline_proto::{
     },
 };
 
-use crate::link::{credentials::Allowed, socket::BoundSocket};
+use crate::link::{
+    credentials::{Allowed, Denied, Peer},
+    socket::BoundSocket,
+};
 
 /// How long a question may wait for the node. Then it fails with `DEADLINE_EXCEEDED`.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,7 +51,8 @@ pub(crate) enum AdminError {
     Server(#[from] tonic::transport::Error),
 }
 
-/// Serves `socket` until `stop`, to root and to the daemon's own user. Health is `NOT_SERVING` while `draining`.
+/// Serves `socket` until `stop`, to root and to the daemon's own user. Health is `NOT_SERVING` while `draining`. Who is
+/// not served is cut off, and `denied` hears of it.
 ///
 /// Connections that outlast a stop by [`STOP_GRACE`] end with the runtime.
 ///
@@ -58,6 +61,7 @@ pub(crate) enum AdminError {
 pub(crate) async fn serve(
     socket: BoundSocket,
     status: mpsc::Sender<StatusQuestion>,
+    denied: impl Fn(Peer, &Denied),
     draining: watch::Receiver<bool>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AdminError> {
@@ -82,21 +86,25 @@ pub(crate) async fn serve(
         });
     tokio::select! {
         served = server => Ok(served?),
-        never = accept(&socket, accepted) => never,
+        never = accept(&socket, denied, accepted) => never,
         never = tell_health(health, draining) => never,
         () = async { stopped.await.ok(); sleep(STOP_GRACE).await } => Ok(()),
     }
 }
 
 /// Passes on the connections of those who may, until nobody takes them up. Never ends: the server says when.
-async fn accept(socket: &BoundSocket, accepted: mpsc::Sender<io::Result<UnixStream>>) -> ! {
+async fn accept(
+    socket: &BoundSocket,
+    denied: impl Fn(Peer, &Denied),
+    accepted: mpsc::Sender<io::Result<UnixStream>>,
+) -> ! {
     let allowed = Allowed::to_administer();
     loop {
         let (stream, peer) = socket.accept().await;
         match allowed.check(peer) {
             Ok(()) if accepted.send(Ok(stream)).await.is_err() => break,
             Ok(()) => {}
-            Err(denied) => warn!("admin socket: {denied}"),
+            Err(why) => denied(peer, &why),
         }
     }
     pending().await
@@ -176,7 +184,8 @@ mod tests {
                 let _ = answer.send(StatusResponse { node: "node-a".into(), ..StatusResponse::default() });
             }
         });
-        let server = tokio::spawn(serve(socket, questions, is_draining, async { stopped.await.unwrap_or(()) }));
+        let server =
+            tokio::spawn(serve(socket, questions, |_, _| {}, is_draining, async { stopped.await.unwrap_or(()) }));
         Served { _folder: folder, path, draining, stop, node, server }
     }
 

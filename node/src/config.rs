@@ -34,6 +34,7 @@ use std::{
 
 use trunkline_proto::id::NodeId;
 
+pub(crate) use self::check::{expires_soon, why_reachable};
 pub use self::{
     check::{Finding, Severity},
     error::{ConfigError, Problem},
@@ -311,11 +312,11 @@ pub enum LogLevel {
     Error,
     /// What may fail soon, or was refused.
     Warn,
-    /// What changed: trunks, attachments, binds.
+    /// What changed: starts, trunks up and down, drains.
     Info,
-    /// Streams too.
+    /// Attachments, binds and streams too.
     Debug,
-    /// Everything.
+    /// What the libraries say as well, of every packet. Below it they only warn.
     Trace,
 }
 

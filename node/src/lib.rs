@@ -17,6 +17,7 @@
 //! | `link` | attached processes |
 //! | `trunk` | peers: who dials, the writer, the readers |
 //! | `admin`, `status` | what an operator can ask |
+//! | `events` | what the log tells of streams and binds |
 //! | `refusals` | refusals in plain words, once each |
 //!
 //! Everything runs on one thread, in a [`tokio::task::LocalSet`]: docs/adr/0003 says why.
@@ -24,6 +25,7 @@
 mod admin;
 mod bindings;
 pub mod config;
+mod events;
 mod link;
 mod node;
 mod outlet;
@@ -33,4 +35,6 @@ mod schedule;
 mod status;
 mod trunk;
 
+pub use link::{credentials::AccountError, socket::SocketError};
 pub use node::{NodeError, run};
+pub use trunk::endpoint::EndpointError;

@@ -1,16 +1,14 @@
 //! The node daemon: arguments, configuration, run, drain.
 
 mod log;
+mod signals;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::LocalSet,
-};
-use tracing::{info, warn};
+use tokio::task::LocalSet;
+use tracing::warn;
 use trunkline_certs::Identity;
 use trunkline_node::config::{NodeConfig, Severity};
 
@@ -24,7 +22,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the node until SIGTERM or SIGINT, then drain it
+    /// Run the node until SIGTERM or SIGINT, then drain it; a second of them ends the drain
     Run(ConfigArguments),
     /// Say everything that would keep the node from working, without starting it
     Check(ConfigArguments),
@@ -56,8 +54,8 @@ fn run(arguments: &ConfigArguments) -> anyhow::Result<ExitCode> {
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let stop = stop_signal()?;
-        anyhow::Ok(trunkline_node::run(config, identity, stop).await?)
+        let (stop, hurry) = signals::listen()?;
+        anyhow::Ok(trunkline_node::run(config, identity, stop, hurry).await?)
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -75,17 +73,4 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         warn!("the limit of open files stays at {current:?}: {error}");
     }
-}
-
-/// Listens for the signals at once; the future ends at the first of them.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        info!("{name}: draining");
-    })
 }

@@ -3,8 +3,9 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    fmt,
     rc::Rc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -18,15 +19,17 @@ use trunkline_proto::{
     code::Code,
     id::{ClusterName, NodeId},
     message::{Drain, Open},
+    version::SOFTWARE,
 };
 
 use crate::{
     admin::{self, StatusQuestion},
     bindings::{Admission, Binding, Bindings, Refusal},
-    config::NodeConfig,
+    config::{self, NodeConfig},
+    events::{self, counted},
     link::{
         self,
-        credentials::{AccountError, Allowed},
+        credentials::{AccountError, Allowed, Denied, Peer},
         process::{LocalBind, Process},
         socket::{SocketError, bind_unix},
     },
@@ -47,42 +50,25 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// The same, when there was no stream to drain.
 const LAST_WORDS_IDLE: Duration = Duration::from_millis(50);
 
-/// Why a node did not start. Nothing was left behind.
+/// Why a node did not start. Nothing was left behind but, perhaps, the lock file of a socket.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NodeError {
     /// The UDP socket or QUIC could not be set up.
-    #[error("{0}")]
-    Endpoint(String),
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     /// The local or admin socket could not be bound.
-    #[error("{0}")]
-    Socket(String),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// A user or group of the configuration is unknown.
-    #[error("{0}")]
-    Account(String),
+    #[error(transparent)]
+    Account(#[from] AccountError),
     /// This node stands in its own list of peers.
     #[error("{0} stands among its own [[peer]]s; remove that entry")]
     OwnPeer(NodeId),
     /// The system gave no random numbers.
     #[error("no random numbers: {0}")]
     Random(String),
-}
-
-impl From<EndpointError> for NodeError {
-    fn from(error: EndpointError) -> Self {
-        Self::Endpoint(error.to_string())
-    }
-}
-
-impl From<SocketError> for NodeError {
-    fn from(error: SocketError) -> Self {
-        Self::Socket(error.to_string())
-    }
-}
-
-impl From<AccountError> for NodeError {
-    fn from(error: AccountError) -> Self {
-        Self::Account(error.to_string())
-    }
 }
 
 /// A running node. Everything in it lives on one thread.
@@ -118,7 +104,10 @@ pub(crate) struct Parked {
 }
 
 /// Runs a node until `stop`, then drains it: it takes nothing new, tells its processes and peers, and lets streams end by
-/// themselves until `drain_timeout`.
+/// themselves until `drain_timeout`, or until `hurry`. What has not ended then is aborted.
+///
+/// Both futures say why, for the log. `hurry` is polled only after `stop` has ended; a program that never hurries gives
+/// `std::future::pending::<&str>()`.
 ///
 /// Must run in a [`tokio::task::LocalSet`] on a current-thread runtime with I/O and time enabled.
 ///
@@ -127,7 +116,12 @@ pub(crate) struct Parked {
 ///
 /// # Cancel safety
 /// Dropped, the node is gone without a word, as if it had been killed.
-pub async fn run(config: NodeConfig, identity: Identity, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+pub async fn run(
+    config: NodeConfig,
+    identity: Identity,
+    stop: impl Future<Output = impl fmt::Display>,
+    hurry: impl Future<Output = impl fmt::Display>,
+) -> Result<(), NodeError> {
     if config.peers.iter().any(|peer| &peer.id == identity.node_id()) {
         return Err(NodeError::OwnPeer(identity.node_id().clone()));
     }
@@ -163,17 +157,22 @@ pub async fn run(config: NodeConfig, identity: Identity, stop: impl Future<Outpu
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let answers = spawn_local(answer(Rc::clone(&node), asked));
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let refusing = Rc::clone(&node);
     let admin = admin.map(|socket| {
         spawn_local(async move {
             let stopped = async { stopped.await.unwrap_or_default() };
-            if let Err(error) = admin::serve(socket, questions, is_draining, stopped).await {
+            let denied = |peer: Peer, denied: &Denied| {
+                let who = format!("refused a process of uid {} on the admin socket", peer.uid);
+                refusing.refusals.warn(&who, &denied.to_string());
+            };
+            if let Err(error) = admin::serve(socket, questions, denied, is_draining, stopped).await {
                 error!("{error}");
             }
         })
     });
 
-    stop.await;
-    node.drain().await;
+    let why = stop.await;
+    node.drain(&why, hurry).await;
     links.abort();
     trunks.abort();
     // The answer is nobody's when there is no admin socket.
@@ -197,10 +196,19 @@ async fn answer(node: Rc<Node>, mut asked: mpsc::Receiver<StatusQuestion>) {
 impl Node {
     fn announce(&self) {
         let listen = self.trunks.local_address().map_or_else(|_| "?".to_owned(), |address| address.to_string());
-        let socket = self.config.local.socket.display();
-        info!("{} of cluster {} listens on UDP {listen} and on {socket}", self.id, self.cluster);
-        let left = self.identity.not_after().duration_since(SystemTime::now()).unwrap_or_default();
-        if left < Duration::from_secs(30 * 86_400) {
+        let local = self.config.local.socket.display();
+        let admin = self.config.admin.as_ref().map(|admin| format!(", for operators on {}", admin.socket.display()));
+        let admin = admin.unwrap_or_default();
+        info!(
+            "{SOFTWARE}: {} of cluster {} listens on UDP {listen}, for processes on {local}{admin}",
+            self.id, self.cluster
+        );
+        for (key, path) in self.config.sockets() {
+            if let Ok(Some(open)) = config::why_reachable(key, path) {
+                warn!("{open}");
+            }
+        }
+        if config::expires_soon(&self.identity) {
             warn!(
                 "the certificate of {} expires on {}: renew it",
                 self.id,
@@ -254,6 +262,7 @@ impl Node {
     /// Refused at once, it never becomes a relay: whoever asks without end must not fill this node with answers.
     pub(crate) fn open(self: &Rc<Self>, open: Open, up: End, came: Came) -> Result<Rc<Relay>, Refusal> {
         if let Some(refusal) = self.refusal(&open, came) {
+            events::refused(&open, refusal.code, &refusal.text);
             return Err(refusal);
         }
         let here = open.node == self.id;
@@ -263,6 +272,7 @@ impl Node {
             Came::FromPeer => self.config.trunk.stream_receive_window_bytes / 8 * 7,
         };
         let relay = self.relays.add(open, up, ingress_bytes);
+        events::opened(&relay.open);
         if here {
             self.open_here(&relay);
         } else {
@@ -302,6 +312,7 @@ impl Node {
             },
             Admission::Refused(Refusal { code, text }) => relay.fail(code, &text),
             Admission::Parked => {
+                events::parked(&relay.open, "its consumer is not bound");
                 let open_timeout = self.config.limits.open_timeout;
                 let ended = relay.ended();
                 let (node, number, relay) = (Rc::clone(self), relay.number, Rc::downgrade(relay));
@@ -336,8 +347,8 @@ impl Node {
         Ok(offered)
     }
 
-    /// Takes nothing new, tells everyone, and waits for the streams to end, until the deadline.
-    async fn drain(self: &Rc<Self>) {
+    /// Takes nothing new, tells everyone, and waits for the streams to end, until the deadline or `hurry`.
+    async fn drain(self: &Rc<Self>, why: &impl fmt::Display, hurry: impl Future<Output = impl fmt::Display>) {
         let deadline = self.config.drain_timeout;
         // No one may be watching.
         let _ = self.draining.send_replace(true);
@@ -353,9 +364,16 @@ impl Node {
                 relay.fail(Code::Draining, &format!("{} is shutting down", self.id));
             }
         }
-        info!("{} drains: {} streams", self.id, self.relays.count());
-        if timeout(deadline, self.relays.empty()).await.is_err() {
-            warn!("{} streams have not ended within {deadline:?}: they are aborted", self.relays.count());
+        let streams = |one, more| counted(self.relays.count() as u64, one, more);
+        info!("{why}: {} drains, {}", self.id, streams("stream is open", "streams are open"));
+        let cut_short = tokio::select! {
+            biased;
+            () = self.relays.empty() => None,
+            () = sleep(deadline) => Some(format!("not ended within {deadline:?}")),
+            why = hurry => Some(why.to_string()),
+        };
+        if let Some(why) = cut_short {
+            warn!("{why}: {}", streams("stream is aborted", "streams are aborted"));
             for relay in self.relays.all() {
                 relay.fail(Code::Draining, &format!("{} has shut down", self.id));
             }

@@ -8,6 +8,8 @@ use std::{
 
 use tracing::warn;
 
+use crate::events::counted;
+
 /// The same refusal of the same stranger is not logged again sooner than this.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How many different reasons one stranger is logged with in that time: a part of a reason may be its own words.
@@ -37,7 +39,9 @@ impl Refusals {
         if let Some(before) = self.fresh(who, &why, Instant::now()) {
             match before {
                 0 => warn!("{who}: {why}"),
-                before => warn!("{who}: {why} (and {before} refusals before, unlogged)"),
+                before => {
+                    warn!("{who}: {why} (and {} before, unlogged)", counted(before, "refusal", "refusals"));
+                }
             }
         }
     }
@@ -64,7 +68,7 @@ impl Refusals {
 }
 
 /// A stranger's words must not move the cursor, nor fill the page.
-fn printable(why: &str) -> String {
+pub(crate) fn printable(why: &str) -> String {
     let mut end = why.len().min(REASON_BYTES_MAX);
     while !why.is_char_boundary(end) {
         end -= 1;

@@ -22,7 +22,10 @@ use trunkline_proto::{
     message::{Abort, Accept, Credit, Open, Want},
 };
 
-use crate::outlet::{Kind, Outlet};
+use crate::{
+    events,
+    outlet::{Kind, Outlet},
+};
 
 /// A shorter piece is copied beside its neighbours.
 const GATHER_BELOW_BYTES: usize = 4 * 1024;
@@ -374,6 +377,7 @@ impl Relay {
             state.accepted = Some(accept.incarnation);
             state.credit.limit = accept.limit;
         }
+        events::accepted(&self.open);
         self.mark_news(Side::Up);
     }
 
@@ -409,6 +413,7 @@ impl Relay {
         }
         self.mark_news(Side::Up);
         if self.is_over() {
+            events::ended(&self.open, self.snapshot().passed);
             self.leave();
             self.mark_news(Side::Down);
         }
@@ -455,6 +460,13 @@ impl Relay {
             let mut state = self.state.borrow_mut();
             if std::mem::replace(&mut state.over, true) {
                 return;
+            }
+            match &up {
+                Some(abort) if state.accepted.is_none() => events::refused(&self.open, code, &abort.text),
+                _ => {
+                    let why = up.as_ref().or(down.as_ref()).map_or("", |abort| &abort.text);
+                    events::aborted(&self.open, code, state.passed, why);
+                }
             }
             state.queue = VecDeque::new();
             state.tail = BytesMut::new();

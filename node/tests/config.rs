@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -279,8 +279,7 @@ fn a_peer_s_name_and_addresses_are_checked_for_form() {
     for (rest, expected) in [
         (
             "[[peer]]\nid = \"node b\"\naddresses = [\"b:1\"]\n",
-            "11: peer.id: node id \"node b\" holds ' '; letters, digits, '-', '_' and '.' are allowed, a letter or \
-             digit first",
+            "11: peer.id: node id \"node b\" holds ' '; letters, digits, '-', '_' and '.' are allowed",
         ),
         (
             "[[peer]]\nid = \"b\"\naddresses = [\"b:1\"]\n[[peer]]\nid = \"b\"\naddresses = [\"c:1\"]\n",
@@ -393,6 +392,34 @@ fn a_check_warns_of_a_folder_that_others_reach_and_gives_the_command() {
 }
 
 #[test]
+fn a_check_of_a_node_that_runs_says_so_of_its_sockets_and_disturbs_nothing() {
+    let (folder, mut config) = installed();
+    let admin = folder.path().join("run/admin.sock");
+    config.admin = parse(&format!("{SMALLEST}[admin]\nsocket = \"{}\"\n", admin.display())).unwrap().admin;
+    let _local = UnixListener::bind(&config.local.socket).unwrap();
+    let warning = only_finding(&config, Severity::Warning).unwrap();
+    let expected = format!(
+        "local.socket: {} is served by a running process, which is right if this node runs already",
+        config.local.socket.display()
+    );
+    assert_eq!(warning, expected);
+    assert_eq!(only_finding(&config, Severity::Error), None);
+    let _admin = UnixListener::bind(&admin).unwrap();
+    let warned = config.check().into_iter().filter(|finding| finding.severity == Severity::Warning).count();
+    assert_eq!(warned, 2);
+    assert_eq!(fs::read_dir(folder.path().join("run")).unwrap().count(), 2, "it leaves no lock");
+}
+
+#[test]
+fn a_check_takes_no_notice_of_a_socket_that_a_dead_node_left() {
+    let (_folder, config) = installed();
+    drop(UnixListener::bind(&config.local.socket).unwrap());
+    assert!(config.local.socket.exists());
+    assert_eq!(only_finding(&config, Severity::Warning), None);
+    assert_eq!(only_finding(&config, Severity::Error), None);
+}
+
+#[test]
 fn a_check_finds_what_stands_in_a_socket_s_place() {
     let (folder, mut config) = installed();
     fs::write(folder.path().join("run/local.sock"), "").unwrap();
@@ -413,6 +440,18 @@ fn a_check_finds_unknown_accounts_and_a_missing_identity() {
     fs::remove_file(folder.path().join("node.key")).unwrap();
     let error = only_finding(&config, Severity::Error).unwrap();
     assert!(error.starts_with("identity: ") && error.contains("node.key"), "{error}");
+}
+
+#[test]
+fn a_check_says_why_an_address_cannot_be_listened_on() {
+    let (_folder, mut config) = installed();
+    // TEST-NET-1: no machine has it.
+    config.listen = "192.0.2.1:0".parse().unwrap();
+    let error = only_finding(&config, Severity::Error).unwrap();
+    assert!(
+        error.ends_with("; no interface of this machine has that address; see `listen` in the configuration"),
+        "{error}"
+    );
 }
 
 #[test]

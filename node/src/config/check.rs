@@ -1,9 +1,9 @@
 //! `trunkline-node check`: everything that would keep a configuration from working on this machine, without starting.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs, io, iter,
     net::{Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -13,9 +13,12 @@ use rustix::{fs::Access, io::Errno};
 use trunkline_certs::Identity;
 
 use super::{NodeConfig, PeerConfig};
-use crate::link::{
-    credentials::{Allowed, gid_of, uid_of},
-    socket::{check_path, folder_of},
+use crate::{
+    link::{
+        credentials::{Allowed, gid_of, uid_of},
+        socket::{check_path, folder_of, is_served},
+    },
+    trunk::endpoint::bind_hint,
 };
 
 /// A certificate that expires within this time is worth a warning.
@@ -72,13 +75,18 @@ impl NodeConfig {
         let mut findings = Vec::new();
         self.check_identity(&mut findings);
         self.check_accounts(&mut findings);
-        check_socket("local.socket", &self.local.socket, &mut findings);
-        if let Some(admin) = &self.admin {
-            check_socket("admin.socket", &admin.socket, &mut findings);
+        for (key, path) in self.sockets() {
+            check_socket(key, path, &mut findings);
         }
         findings.push(check_listen(self.listen));
         findings.extend(self.peers.iter().flat_map(check_peer));
         findings
+    }
+
+    /// The sockets that the node serves, each with its key.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let admin = self.admin.as_ref().map(|admin| ("admin.socket", admin.socket.as_path()));
+        iter::once(("local.socket", self.local.socket.as_path())).chain(admin)
     }
 
     fn check_identity(&self, findings: &mut Vec<Finding>) {
@@ -90,8 +98,7 @@ impl NodeConfig {
         let (node, cluster) = (identity.node_id(), identity.cluster());
         let expires = trunkline_certs::date(identity.not_after());
         let text = format!("identity: {node} of cluster {cluster}, valid until {expires}");
-        let soon = SystemTime::now().checked_add(EXPIRY_WARNING).is_none_or(|soon| identity.not_after() < soon);
-        findings.push(if soon {
+        findings.push(if expires_soon(&identity) {
             Finding::warning(text + ", which is soon: issue a new one")
         } else {
             Finding::ok(text)
@@ -117,13 +124,22 @@ impl NodeConfig {
     }
 }
 
+/// Whether it is time to renew the certificate.
+pub(crate) fn expires_soon(identity: &Identity) -> bool {
+    SystemTime::now().checked_add(EXPIRY_WARNING).is_none_or(|soon| identity.not_after() < soon)
+}
+
+/// Why others than the node's user could reach or replace a socket, and the remedy; `None` if they cannot.
+pub(crate) fn why_reachable(key: &str, path: &Path) -> io::Result<Option<String>> {
+    let folder = folder_of(path);
+    let shown = folder.display();
+    let why = why_open(&fs::metadata(folder)?);
+    Ok(why.map(|why| format!("{key}: {why}: `chmod 0750 {shown}`, or a folder of its own")))
+}
+
 fn check_socket(key: &str, path: &Path, findings: &mut Vec<Finding>) {
     if let Err(error) = check_path(path) {
         return findings.push(Finding::error(format!("{key}: {error}")));
-    }
-    if fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
-        let text = format!("{key}: {} exists and is no socket; move it away or choose another path", path.display());
-        return findings.push(Finding::error(text));
     }
     let folder = folder_of(path);
     let shown = folder.display();
@@ -132,16 +148,26 @@ fn check_socket(key: &str, path: &Path, findings: &mut Vec<Finding>) {
             format!("{key}: this user cannot make files in {shown}: {error}; give the folder to the node's user");
         return findings.push(Finding::error(text));
     }
-    findings.push(match fs::metadata(folder) {
-        Err(error) => Finding::error(format!("{key}: cannot look at {shown}: {error}")),
-        Ok(found) => match why_open(&found) {
-            Some(why) => Finding::warning(format!("{key}: {why}: `chmod 0750 {shown}`, or a folder of its own")),
-            None => Finding::ok(format!("{key}: {}", path.display())),
-        },
-    });
+    let served = match is_served(path) {
+        Err(error) => return findings.push(Finding::error(format!("{key}: {error}"))),
+        Ok(served) => served,
+    };
+    let reachable = match why_reachable(key, path) {
+        Err(error) => return findings.push(Finding::error(format!("{key}: cannot look at {shown}: {error}"))),
+        Ok(reachable) => reachable,
+    };
+    let path = path.display();
+    match (served, reachable) {
+        (false, None) => findings.push(Finding::ok(format!("{key}: {path}"))),
+        (served, reachable) => {
+            let running =
+                || format!("{key}: {path} is served by a running process, which is right if this node runs already");
+            findings.extend(served.then(running).into_iter().chain(reachable).map(Finding::warning));
+        }
+    }
 }
 
-/// Why others than the node's user could reach or replace a socket in this folder.
+/// As [`why_reachable`], of the folder.
 fn why_open(folder: &fs::Metadata) -> Option<String> {
     let mode = folder.mode() & 0o7777;
     if mode & 0o027 != 0 {
@@ -160,7 +186,7 @@ fn check_listen(listen: SocketAddr) -> Finding {
         Err(error) if listen.ip() == Ipv6Addr::UNSPECIFIED && lacks_ipv6(&error) => {
             Finding::warning(format!("listen: this machine has no IPv6, so {listen} stands for its IPv4 addresses"))
         }
-        Err(error) => Finding::error(format!("listen: cannot bind {listen}/udp: {error}")),
+        Err(error) => Finding::error(format!("listen: cannot bind {listen}/udp: {error}{}", bind_hint(&error))),
     }
 }
 

@@ -55,13 +55,30 @@ pub(crate) enum Denied {
 
 /// A user or group that the configuration names does not exist, or could not be looked up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum AccountError {
+#[non_exhaustive]
+pub enum AccountError {
     /// The database has no such name.
     #[error("{key}: there is no {kind} {name:?} on this machine; create it, or correct the name")]
-    Unknown { key: &'static str, kind: &'static str, name: String },
+    Unknown {
+        /// Where the configuration names it: `local.users` or `local.groups`.
+        key: &'static str,
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
     /// The database did not answer.
     #[error("{key}: the {kind} {name:?} could not be looked up: {reason}")]
-    LookUp { key: &'static str, kind: &'static str, name: String, reason: String },
+    LookUp {
+        /// Where the configuration names it: `local.users` or `local.groups`.
+        key: &'static str,
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// What the system said.
+        reason: String,
+    },
 }
 
 impl Allowed {

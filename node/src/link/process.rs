@@ -30,6 +30,7 @@ use trunkline_proto::{
 use super::credentials::{Denied, Peer};
 use crate::{
     bindings::Refusal,
+    events::{self, counted},
     node::{Came, Node},
     outlet::{Kind, Next, Outlet},
     relay::{End, Relay, Side},
@@ -172,6 +173,7 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
 /// Ends everything that the process was part of.
 fn detach(node: &Node, process: &Process) {
     for (id, bind) in process.binds.take() {
+        events::unbound(process.number, &bind.job, &bind.consumer);
         node.bindings.borrow_mut().unbind(&(bind.job.name, bind.consumer), process.number, id);
     }
     let relays = process.outlet.close();
@@ -188,7 +190,8 @@ fn detach(node: &Node, process: &Process) {
         }
     }
     node.detach(process.number);
-    debug!("process {} ({}) detached, {unfinished} streams unfinished", process.number, process.software);
+    let unfinished = counted(unfinished as u64, "stream", "streams");
+    debug!("process {} ({}) detached, {unfinished} unfinished", process.number, process.software);
 }
 
 /// Says why, behind what was begun, and gives the process a moment to read it.
@@ -291,6 +294,7 @@ fn handle(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), Fa
         Frame::Bind(bind) => handle_bind(node, process, bind),
         Frame::Unbind(unbind) => {
             if let Some(bind) = process.binds.borrow_mut().remove(&unbind.bind) {
+                events::unbound(process.number, &bind.job, &bind.consumer);
                 let name = (bind.job.name, bind.consumer);
                 node.bindings.borrow_mut().unbind(&name, process.number, unbind.bind);
             }
@@ -345,25 +349,28 @@ fn handle_open(node: &Rc<Node>, process: &Rc<Process>, mut open: Open) -> Result
 fn handle_bind(node: &Rc<Node>, process: &Rc<Process>, bind: Bind) {
     let id = bind.bind;
     let outlet = &process.outlet;
-    let refuse = |code, text| outlet.push_frame(Refused { bind: id, code, text });
+    let local = LocalBind { job: bind.job, consumer: bind.consumer };
+    let refuse = |refusal: Refusal| {
+        events::bind_refused(process.number, &local.job, &local.consumer, &refusal);
+        outlet.push_frame(Refused { bind: id, code: refusal.code, text: refusal.text });
+    };
     let max = node.config.limits.binds_per_process_max;
     if process.binds.borrow().contains_key(&id) || id == 0 {
-        refuse(Code::Protocol, format!("bind id {id} is taken"));
+        refuse(Refusal { code: Code::Protocol, text: format!("bind id {id} is taken") });
     } else if process.binds.borrow().len() >= max {
-        refuse(Code::Busy, format!("this process has {max} binds, the most that this node allows"));
+        let text = format!("this process has {max} binds, the most that this node allows");
+        refuse(Refusal { code: Code::Busy, text });
     } else {
-        let local = LocalBind { job: bind.job, consumer: bind.consumer };
         match node.bind(process, id, &local) {
             Ok(waited) => {
+                events::bound(process.number, &local.job, &local.consumer, waited.len());
                 process.binds.borrow_mut().insert(id, local);
                 outlet.push_frame(Bound { bind: id });
                 for relay in waited {
                     process.offer(&relay, id);
                 }
             }
-            Err(refusal) => {
-                refuse(refusal.code, refusal.text);
-            }
+            Err(refusal) => refuse(refusal),
         }
     }
 }

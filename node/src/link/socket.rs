@@ -41,22 +41,44 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Why a socket could not be bound. Nothing that was at the path is changed, but for the last variant.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SocketError {
+#[non_exhaustive]
+pub enum SocketError {
     /// The path does not fit.
     #[error("{} has {length} bytes, a unix socket's path at most {PATH_BYTES_MAX}: choose a shorter one", path.display())]
-    TooLong { path: PathBuf, length: usize },
+    TooLong {
+        /// The path that was asked for.
+        path: PathBuf,
+        /// Its bytes.
+        length: usize,
+    },
     /// The folder is missing.
     #[error("the folder {folder} does not exist: make it with `mkdir -m 0750 {folder}`", folder = folder.display())]
-    NoFolder { folder: PathBuf },
+    NoFolder {
+        /// The folder that the socket was to be made in.
+        folder: PathBuf,
+    },
     /// Something is there that nobody meant to lose.
     #[error("{} exists and is no socket; move it away or choose another path", path.display())]
-    NotASocket { path: PathBuf },
+    NotASocket {
+        /// The path that was asked for.
+        path: PathBuf,
+    },
     /// Something answers there.
     #[error("another process serves {}; stop it first, or choose another path", path.display())]
-    Served { path: PathBuf },
+    Served {
+        /// The path that was asked for.
+        path: PathBuf,
+    },
     /// The system refused.
     #[error("cannot {what} {}: {reason}", path.display())]
-    System { what: &'static str, path: PathBuf, reason: io::Error },
+    System {
+        /// What was tried: a verb, and what stands between it and the path.
+        what: &'static str,
+        /// With which path.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
 }
 
 /// For `map_err`: what was tried, and where.
@@ -139,7 +161,7 @@ impl BoundSocket {
     }
 }
 
-/// Whether a socket's path is short enough and its folder is there.
+/// Whether a socket's path is short enough, its folder is there, and nothing but a socket stands in its place.
 pub(crate) fn check_path(path: &Path) -> Result<(), SocketError> {
     let length = path.as_os_str().len();
     if length > PATH_BYTES_MAX {
@@ -147,12 +169,22 @@ pub(crate) fn check_path(path: &Path) -> Result<(), SocketError> {
     }
     let folder = folder_of(path);
     match fs::metadata(folder) {
-        Ok(found) if found.is_dir() => Ok(()),
+        Ok(found) if found.is_dir() => stands_there(path).map(|_| ()),
         Ok(_) => Err(SocketError::NoFolder { folder: folder.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(SocketError::NoFolder { folder: folder.to_owned() })
         }
         Err(error) => Err(system("look at", folder)(error)),
+    }
+}
+
+/// Whether there is a socket, dead or alive; an error if there is anything else.
+fn stands_there(path: &Path) -> Result<bool, SocketError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(system("look at", path)(error)),
+        Ok(found) if !found.file_type().is_socket() => Err(SocketError::NotASocket { path: path.to_owned() }),
+        Ok(_) => Ok(true),
     }
 }
 
@@ -178,13 +210,10 @@ fn lock(path: &Path) -> Result<OwnedFd, SocketError> {
 
 /// Removes what a dead daemon left at `path`. The lock is held.
 fn clear(path: &Path) -> Result<(), SocketError> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(system("look at", path)(error)),
-        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket { path: path.to_owned() }),
-        Ok(_) => {}
+    if !stands_there(path)? {
+        return Ok(());
     }
-    if is_served(path).map_err(system("tell whether another process serves", path))? {
+    if is_served(path)? {
         return Err(SocketError::Served { path: path.to_owned() });
     }
     match fs::remove_file(path) {
@@ -194,7 +223,11 @@ fn clear(path: &Path) -> Result<(), SocketError> {
 }
 
 /// Whether something listens at `path`, with or without a lock.
-fn is_served(path: &Path) -> Result<bool, Errno> {
+pub(crate) fn is_served(path: &Path) -> Result<bool, SocketError> {
+    knock(path).map_err(system("tell whether another process serves", path))
+}
+
+fn knock(path: &Path) -> Result<bool, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
@@ -274,6 +307,7 @@ mod tests {
         let error = bind_unix(&path, 0o600).unwrap_err();
         assert!(matches!(error, SocketError::NotASocket { .. }), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        assert!(!path.with_file_name("node.sock.lock").exists(), "a refused start leaves a lock behind");
         fs::remove_file(&path).unwrap();
         let _datagrams = UnixDatagram::bind(&path).unwrap();
         bind_unix(&path, 0o600).unwrap_err();

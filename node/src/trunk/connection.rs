@@ -29,6 +29,7 @@ use crate::{
     config::NodeConfig,
     node::{Came, Node},
     outlet::{Kind, Outlet},
+    refusals::printable,
     relay::{End, Relay, Side},
 };
 
@@ -217,6 +218,14 @@ pub(super) fn explain(error: &ConnectionError) -> String {
     }
 }
 
+/// Whether it was the peer that ended the connection.
+pub(super) const fn is_peers_doing(error: &ConnectionError) -> bool {
+    matches!(
+        error,
+        ConnectionError::ConnectionClosed(_) | ConnectionError::ApplicationClosed(_) | ConnectionError::Reset
+    )
+}
+
 /// Whether the peer closed the connection, during the handshake, of its own accord: another became the trunk meanwhile.
 pub(super) fn is_given_up(error: &ConnectionError) -> bool {
     // RFC 9000 §10.2.3: before 1-RTT keys, an application's close travels as this.
@@ -331,6 +340,7 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
     let open = match opening(first) {
         Ok(open) => Open { stream: 0, producer_node: Some(trunk.peer.clone()), ..open },
         Err(Unreadable { code, text }) => {
+            debug!("stream {stream} of {} is refused before its OPEN: {}", trunk.peer, printable(&text));
             trunk.outlet.push_frame(Abort { stream, code, offset: 0, text });
             // It fails only for a stream that the peer has ended.
             let _ = recv.stop(code.to_wire().into());

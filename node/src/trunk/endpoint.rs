@@ -39,13 +39,31 @@ const INCOMING_MAX: usize = 4096;
 
 /// Why a node has no UDP socket.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum EndpointError {
-    #[error(
-        "cannot listen on UDP {address}: {reason}; is another node running there? See `listen` in the configuration"
-    )]
-    Bind { address: SocketAddr, reason: io::Error },
+#[non_exhaustive]
+pub enum EndpointError {
+    /// The system refused the socket.
+    #[error("cannot listen on UDP {address}: {reason}{}", bind_hint(reason))]
+    Bind {
+        /// Where the node was to listen.
+        address: SocketAddr,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// The configuration or the identity does not suit QUIC.
     #[error("cannot set up QUIC: {0}")]
     Quic(String),
+}
+
+/// What to do about an address that cannot be bound, to be put behind the reason.
+pub(crate) fn bind_hint(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::AddrInUse => "; is another node running there? See `listen` in the configuration",
+        io::ErrorKind::AddrNotAvailable => {
+            "; no interface of this machine has that address; see `listen` in the configuration"
+        }
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need the right to bind them (CAP_NET_BIND_SERVICE)",
+        _ => "",
+    }
 }
 
 /// Makes connection settings for each peer.
@@ -223,5 +241,31 @@ impl AsyncUdpSocket for ClampedSocket {
 
     fn may_fragment(&self) -> bool {
         self.socket.may_fragment()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_bound_is_told_with_its_own_remedy() {
+        let told = |errno| {
+            let reason = io::Error::from(errno);
+            EndpointError::Bind { address: "192.0.2.1:80".parse().unwrap(), reason }.to_string()
+        };
+        let hints = [
+            (rustix::io::Errno::ADDRINUSE, "; is another node running there? See `listen` in the configuration"),
+            (
+                rustix::io::Errno::ADDRNOTAVAIL,
+                "; no interface of this machine has that address; see `listen` in the configuration",
+            ),
+            (rustix::io::Errno::ACCESS, "; ports below 1024 need the right to bind them (CAP_NET_BIND_SERVICE)"),
+            (rustix::io::Errno::MFILE, "(os error 24)"),
+        ];
+        for (errno, hint) in hints {
+            let told = told(errno);
+            assert!(told.starts_with("cannot listen on UDP 192.0.2.1:80: ") && told.ends_with(hint), "{told}");
+        }
     }
 }

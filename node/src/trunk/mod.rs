@@ -35,7 +35,7 @@ use self::{
     dial::{Action, Dialler, Token},
     endpoint::{Dials, EndpointError},
 };
-use crate::{bindings::Refusal, node::Node, relay::Relay};
+use crate::{bindings::Refusal, events, node::Node, relay::Relay};
 
 /// An attempt at one address that is not answered by then is begun anew: a new handshake retransmits at once, an old one
 /// ever more rarely.
@@ -213,6 +213,7 @@ pub(crate) fn open(node: &Rc<Node>, relay: &Rc<Relay>) {
         connect(&trunk, relay);
         return;
     }
+    events::parked(&relay.open, "there is no trunk yet");
     peer.waiting.borrow_mut().insert(relay.number, Rc::clone(relay));
     let actions = peer.dialler.borrow_mut().want(true, Instant::now());
     perform(node, &peer, actions);
@@ -459,6 +460,10 @@ async fn handshake(node: Rc<Node>, incoming: Incoming) {
             debug!("{source} gave its dial up during the handshake");
             return;
         }
+        Ok(Err(error)) if connection::is_peers_doing(&error) => {
+            let who = format!("a connection from {} was ended by it", source.ip());
+            return node.refusals.warn(&who, &explain(&error));
+        }
         Ok(Err(error)) => return refused(&explain(&error)),
         Err(_) => return refused("its handshake took too long"),
     };
@@ -500,7 +505,7 @@ async fn handshake(node: Rc<Node>, incoming: Incoming) {
     let actions = peer.dialler.borrow_mut().incoming(token, hello, Instant::now());
     perform(&node, &peer, actions);
     if peer.arrived.borrow().contains_key(&token) {
-        // Unanswered for now: if its dialler gives it up, so do we.
+        // Not answered yet: if its dialler gives it up, so do we.
         spawn_local(async move {
             connection.closed().await;
             if peer.arrived.borrow_mut().remove(&token).is_some() {
