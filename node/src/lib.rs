@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  processes ─── link/ ──┐                        ┌── trunk/ ─── peers
-//!               (a unix  ├── relay.rs: a stream ──┤  (one QUIC connection each)
+//!               (a unix  ├── relay/: a stream ────┤  (one QUIC connection each)
 //!                socket) │   in transit           │
 //!                        └── outlet.rs: what waits for one connection's one writer ──┘
 //! ```

@@ -7,31 +7,29 @@
 //! Invariant: no method here waits. A relay is asked and told, marks itself at its outlets, and their writers come for
 //! it. So no stream ever waits for another.
 
+mod state;
+mod table;
+
 use std::{
-    cell::{Cell, RefCell},
-    collections::{BTreeMap, VecDeque},
+    cell::RefCell,
+    collections::VecDeque,
     rc::{Rc, Weak},
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use trunkline_proto::{
     code::Code,
     framing::END_MARK_BYTES,
-    id::Incarnation,
     message::{Abort, Accept, Credit, Open, Want},
 };
 
+use self::state::State;
+pub(crate) use self::table::Relays;
 use crate::{
     events,
     outlet::{Kind, Outlet},
 };
-
-/// A shorter piece is copied beside its neighbours.
-const GATHER_BELOW_BYTES: usize = 4 * 1024;
-/// So many gathered bytes make a piece.
-const GATHERED_BYTES_MAX: usize = 16 * 1024;
-
 /// Which way from a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -94,133 +92,6 @@ pub(crate) struct Relay {
     pub(crate) open: Open,
     relays: Weak<Relays>,
     state: RefCell<State>,
-}
-
-struct State {
-    up: End,
-    down: Option<End>,
-    /// Taken from above and not yet passed on, oldest first.
-    queue: VecDeque<Bytes>,
-    /// Small pieces that follow: gathered, for each one alone costs more than it carries.
-    tail: BytesMut,
-    taken: u64,
-    passed: u64,
-    fin_taken: bool,
-    fin_passed: bool,
-    /// The consumer's life, once it has accepted.
-    accepted: Option<Incarnation>,
-    accept_told: bool,
-    /// The latest word of the consumer.
-    credit: Credit,
-    credit_dirty: bool,
-    /// How far the upper side may be ahead of what was passed on.
-    ingress_bytes: u64,
-    /// How far the upper side was told that it may send.
-    told_limit: u64,
-    wanted: u64,
-    want_dirty: bool,
-    /// The consumer's bind on a local link.
-    bind: u64,
-    open_told: bool,
-    abort_up: Option<Abort>,
-    abort_down: Option<Abort>,
-    over: bool,
-    /// Why it is over, if not by its end.
-    code: Code,
-    /// Dropped when the stream ends: who waits for that holds the other half.
-    watched: Option<oneshot::Sender<()>>,
-    news_queued_up: bool,
-    news_queued_down: bool,
-    data_queued: bool,
-}
-
-/// All relays of a node.
-#[derive(Default)]
-pub(crate) struct Relays {
-    live: RefCell<BTreeMap<u64, Rc<Relay>>>,
-    /// Those that exist: also such as have ended and wait for someone to be told.
-    existing: Cell<usize>,
-    next: Cell<u64>,
-    emptied: Notify,
-}
-
-impl Relays {
-    /// Makes a relay of a stream that came in on `up`.
-    pub(crate) fn add(self: &Rc<Self>, open: Open, up: End, ingress_bytes: u64) -> Rc<Relay> {
-        let number = self.next.get() + 1;
-        self.next.set(number);
-        self.existing.set(self.existing.get() + 1);
-        let credit = Credit { stream: 0, epoch: open.epoch, received: 0, consumed: 0, limit: 0, finished: false };
-        let (outlet, stream) = (Rc::clone(&up.outlet), up.stream);
-        let relay = Rc::new(Relay {
-            number,
-            open,
-            relays: Rc::downgrade(self),
-            state: RefCell::new(State {
-                up,
-                down: None,
-                queue: VecDeque::new(),
-                tail: BytesMut::new(),
-                taken: 0,
-                passed: 0,
-                fin_taken: false,
-                fin_passed: false,
-                accepted: None,
-                accept_told: false,
-                credit,
-                credit_dirty: false,
-                ingress_bytes,
-                told_limit: 0,
-                wanted: 0,
-                want_dirty: false,
-                bind: 0,
-                open_told: false,
-                abort_up: None,
-                abort_down: None,
-                over: false,
-                code: Code::Closed,
-                watched: None,
-                news_queued_up: false,
-                news_queued_down: false,
-                data_queued: false,
-            }),
-        });
-        if let Some(stream) = stream {
-            outlet.register(stream, Rc::clone(&relay));
-        }
-        self.live.borrow_mut().insert(number, Rc::clone(&relay));
-        relay
-    }
-
-    /// How many streams are in transit.
-    pub(crate) fn count(&self) -> usize {
-        self.live.borrow().len()
-    }
-
-    /// How many take up memory: those in transit, and those that have ended and of which someone is still to be told.
-    pub(crate) fn existing(&self) -> usize {
-        self.existing.get()
-    }
-
-    /// All in transit, oldest first.
-    pub(crate) fn all(&self) -> Vec<Rc<Relay>> {
-        self.live.borrow().values().cloned().collect()
-    }
-
-    /// Waits until there is none. Cancel-safe; one waiter only.
-    pub(crate) async fn empty(&self) {
-        while self.count() > 0 {
-            self.emptied.notified().await;
-        }
-    }
-
-    fn remove(&self, number: u64) {
-        let mut live = self.live.borrow_mut();
-        live.remove(&number);
-        if live.is_empty() {
-            self.emptied.notify_one();
-        }
-    }
 }
 
 impl Relay {
@@ -632,36 +503,10 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(relays) = self.relays.upgrade() {
-            relays.existing.set(relays.existing.get() - 1);
+            relays.forget();
         }
-    }
-}
-
-impl State {
-    fn enqueue(&mut self, payload: Bytes) {
-        if payload.len() < GATHER_BELOW_BYTES {
-            self.tail.extend_from_slice(&payload);
-            if self.tail.len() >= GATHERED_BYTES_MAX {
-                self.seal();
-            }
-        } else {
-            self.seal();
-            self.queue.push_back(payload);
-        }
-    }
-
-    fn seal(&mut self) {
-        if !self.tail.is_empty() {
-            self.queue.push_back(self.tail.split().freeze());
-        }
-    }
-
-    /// How far the upper side may send: as the consumer allows, and not too far ahead of what was passed on.
-    fn up_limit(&self) -> u64 {
-        self.credit.limit.min(self.passed.saturating_add(self.ingress_bytes))
     }
 }
 
 #[cfg(test)]
-#[path = "relay_tests.rs"]
 mod tests;

@@ -1,0 +1,114 @@
+//! What a relay remembers of its stream.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
+use trunkline_proto::{
+    code::Code,
+    id::Incarnation,
+    message::{Abort, Credit},
+};
+
+use super::End;
+
+/// A shorter piece is copied beside its neighbours.
+const GATHER_BELOW_BYTES: usize = 4 * 1024;
+/// So many gathered bytes make a piece.
+const GATHERED_BYTES_MAX: usize = 16 * 1024;
+
+/// The state behind one relay; [`super::Relay`] has the rules by which it changes.
+pub(super) struct State {
+    pub(super) up: End,
+    pub(super) down: Option<End>,
+    /// Taken from above and not yet passed on, oldest first.
+    pub(super) queue: VecDeque<Bytes>,
+    /// Small pieces that follow: gathered, for each one alone costs more than it carries.
+    pub(super) tail: BytesMut,
+    pub(super) taken: u64,
+    pub(super) passed: u64,
+    pub(super) fin_taken: bool,
+    pub(super) fin_passed: bool,
+    /// The consumer's life, once it has accepted.
+    pub(super) accepted: Option<Incarnation>,
+    pub(super) accept_told: bool,
+    /// The latest word of the consumer.
+    pub(super) credit: Credit,
+    pub(super) credit_dirty: bool,
+    /// How far the upper side may be ahead of what was passed on.
+    pub(super) ingress_bytes: u64,
+    /// How far the upper side was told that it may send.
+    pub(super) told_limit: u64,
+    pub(super) wanted: u64,
+    pub(super) want_dirty: bool,
+    /// The consumer's bind on a local link.
+    pub(super) bind: u64,
+    pub(super) open_told: bool,
+    pub(super) abort_up: Option<Abort>,
+    pub(super) abort_down: Option<Abort>,
+    pub(super) over: bool,
+    /// Why it is over, if not by its end.
+    pub(super) code: Code,
+    /// Dropped when the stream ends: who waits for that holds the other half.
+    pub(super) watched: Option<oneshot::Sender<()>>,
+    pub(super) news_queued_up: bool,
+    pub(super) news_queued_down: bool,
+    pub(super) data_queued: bool,
+}
+
+impl State {
+    pub(super) fn new(up: End, epoch: u32, ingress_bytes: u64) -> Self {
+        let credit = Credit { stream: 0, epoch, received: 0, consumed: 0, limit: 0, finished: false };
+        Self {
+            up,
+            down: None,
+            queue: VecDeque::new(),
+            tail: BytesMut::new(),
+            taken: 0,
+            passed: 0,
+            fin_taken: false,
+            fin_passed: false,
+            accepted: None,
+            accept_told: false,
+            credit,
+            credit_dirty: false,
+            ingress_bytes,
+            told_limit: 0,
+            wanted: 0,
+            want_dirty: false,
+            bind: 0,
+            open_told: false,
+            abort_up: None,
+            abort_down: None,
+            over: false,
+            code: Code::Closed,
+            watched: None,
+            news_queued_up: false,
+            news_queued_down: false,
+            data_queued: false,
+        }
+    }
+
+    pub(super) fn enqueue(&mut self, payload: Bytes) {
+        if payload.len() < GATHER_BELOW_BYTES {
+            self.tail.extend_from_slice(&payload);
+            if self.tail.len() >= GATHERED_BYTES_MAX {
+                self.seal();
+            }
+        } else {
+            self.seal();
+            self.queue.push_back(payload);
+        }
+    }
+
+    pub(super) fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.queue.push_back(self.tail.split().freeze());
+        }
+    }
+
+    /// How far the upper side may send: as the consumer allows, and not too far ahead of what was passed on.
+    pub(super) fn up_limit(&self) -> u64 {
+        self.credit.limit.min(self.passed.saturating_add(self.ingress_bytes))
+    }
+}

@@ -1,0 +1,75 @@
+//! All relays of a node.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+};
+
+use tokio::sync::Notify;
+use trunkline_proto::message::Open;
+
+use super::{End, Relay, state::State};
+
+/// All relays of a node.
+#[derive(Default)]
+pub(crate) struct Relays {
+    live: RefCell<BTreeMap<u64, Rc<Relay>>>,
+    /// Those that exist: also such as have ended and wait for someone to be told.
+    existing: Cell<usize>,
+    next: Cell<u64>,
+    emptied: Notify,
+}
+
+impl Relays {
+    /// Makes a relay of a stream that came in on `up`.
+    pub(crate) fn add(self: &Rc<Self>, open: Open, up: End, ingress_bytes: u64) -> Rc<Relay> {
+        let number = self.next.get() + 1;
+        self.next.set(number);
+        self.existing.set(self.existing.get() + 1);
+        let (outlet, stream) = (Rc::clone(&up.outlet), up.stream);
+        let state = RefCell::new(State::new(up, open.epoch, ingress_bytes));
+        let relay = Rc::new(Relay { number, open, relays: Rc::downgrade(self), state });
+        if let Some(stream) = stream {
+            outlet.register(stream, Rc::clone(&relay));
+        }
+        self.live.borrow_mut().insert(number, Rc::clone(&relay));
+        relay
+    }
+
+    /// How many streams are in transit.
+    pub(crate) fn count(&self) -> usize {
+        self.live.borrow().len()
+    }
+
+    /// How many take up memory: those in transit, and those that have ended and of which someone is still to be told.
+    pub(crate) fn existing(&self) -> usize {
+        self.existing.get()
+    }
+
+    /// All in transit, oldest first.
+    pub(crate) fn all(&self) -> Vec<Rc<Relay>> {
+        self.live.borrow().values().cloned().collect()
+    }
+
+    /// Waits until there is none. Cancel-safe; one waiter only.
+    pub(crate) async fn empty(&self) {
+        while self.count() > 0 {
+            self.emptied.notified().await;
+        }
+    }
+
+    /// A stream has ended: it is no longer in transit.
+    pub(super) fn remove(&self, number: u64) {
+        let mut live = self.live.borrow_mut();
+        live.remove(&number);
+        if live.is_empty() {
+            self.emptied.notify_one();
+        }
+    }
+
+    /// Nobody holds the relay any more.
+    pub(super) fn forget(&self) {
+        self.existing.set(self.existing.get() - 1);
+    }
+}
