@@ -50,6 +50,7 @@ pub struct Cluster {
 pub struct ClusterBuilder<'a> {
     nodes: Vec<String>,
     config: Configure<'a>,
+    local: String,
     peer_address: PeerAddress<'a>,
 }
 
@@ -69,6 +70,13 @@ impl<'a> ClusterBuilder<'a> {
     #[must_use]
     pub fn config(mut self, config: impl FnMut(&str, &mut String) + 'a) -> Self {
         self.config = Box::new(config);
+        self
+    }
+
+    /// Keys of every node's table `[local]`, such as `users = [12345]`.
+    #[must_use]
+    pub fn local(mut self, keys: &str) -> Self {
+        keys.clone_into(&mut self.local);
         self
     }
 
@@ -96,7 +104,7 @@ impl<'a> ClusterBuilder<'a> {
             (self.config)(id, &mut extra);
             let peers = self.nodes.iter().zip(&addresses).filter(|(peer, _)| *peer != id);
             let peers = peers.map(|(peer, address)| (peer.as_str(), (self.peer_address)(id, peer, *address)));
-            let daemon = Daemon::prepare(&made, id, *udp, &extra, peers);
+            let daemon = Daemon::prepare(&made, id, *udp, [&extra, &self.local], peers);
             made.daemons.push(daemon);
         }
         for daemon in &mut made.daemons {
@@ -116,6 +124,7 @@ impl Cluster {
         ClusterBuilder {
             nodes: vec!["node-a".to_owned(), "node-b".to_owned()],
             config: Box::new(|_, _| ()),
+            local: String::new(),
             peer_address: Box::new(|_, _, address| address.to_string()),
         }
     }
@@ -222,7 +231,7 @@ impl Daemon {
         cluster: &Cluster,
         id: &str,
         udp: SocketAddr,
-        extra: &str,
+        extra: [&str; 2],
         peers: impl Iterator<Item = (&'p str, String)>,
     ) -> Self {
         let folder = cluster.folder().join(id);
@@ -369,7 +378,7 @@ impl Drop for Daemon {
 
 fn configuration<'p>(
     udp: SocketAddr,
-    extra: &str,
+    [extra, local_keys]: [&str; 2],
     files: &NodePaths,
     local: &Path,
     admin: &Path,
@@ -377,7 +386,7 @@ fn configuration<'p>(
 ) -> String {
     let mut toml = format!(
         "listen = \"{udp}\"\n{extra}\n[identity]\ncertificate = {:?}\nkey = {:?}\ntrust = {:?}\n\n[local]\nsocket = \
-         {local:?}\n\n[admin]\nsocket = {admin:?}\n",
+         {local:?}\n{local_keys}\n[admin]\nsocket = {admin:?}\n",
         files.certificate, files.key, files.trust
     );
     for (id, address) in peers {

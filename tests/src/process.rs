@@ -1,6 +1,6 @@
 //! A user's process that a test can kill: `trunkline-test-process`, which says on its standard output how far it is.
 
-use std::{ffi::OsString, fmt, process::Stdio};
+use std::{ffi::OsString, fmt, fs, path::Path, process::Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
@@ -15,7 +15,30 @@ use crate::binaries;
 /// # Panics
 /// When it cannot be started.
 pub fn spawn<'n>(role: &'n str, arguments: impl IntoIterator<Item = (&'n str, OsString)>) -> Process {
-    let mut command = Command::new(binaries::test_process());
+    start(Command::new(binaries::test_process()), role, arguments)
+}
+
+/// The same as another user and group, which only root can do. The program is copied into `folder`, which that user has
+/// to reach; where the tests were built it may reach nothing.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn spawn_as<'n>(
+    uid: u32,
+    folder: &Path,
+    role: &'n str,
+    arguments: impl IntoIterator<Item = (&'n str, OsString)>,
+) -> Process {
+    let program = folder.join("test-process");
+    if !program.exists() {
+        fs::copy(binaries::test_process(), &program).expect("a copy of the test process");
+    }
+    let mut command = Command::new(program);
+    command.uid(uid).gid(uid).current_dir(folder);
+    start(command, role, arguments)
+}
+
+fn start<'n>(mut command: Command, role: &'n str, arguments: impl IntoIterator<Item = (&'n str, OsString)>) -> Process {
     command.arg(role);
     for (name, value) in arguments {
         let mut argument = OsString::from(format!("{name}="));

@@ -1,7 +1,8 @@
-//! SIGTERM: nothing new, what runs may end by itself, what does not is ended, and the daemon exits with 0.
+//! SIGTERM or SIGINT: nothing new, what runs may end by itself, what does not is ended, and the daemon exits with 0.
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tonic_health::pb::health_check_response::ServingStatus;
 use trunkline::{Attachment, Bytes, Code, Consumer, Error, ErrorKind, Receiver, Sender};
 use trunkline_tests::{cluster::Cluster, eventually, exchange::RUN, in_time};
@@ -105,6 +106,29 @@ async fn a_stream_that_does_not_end_is_aborted_at_the_deadline_with_an_error_at_
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn sigint_drains_like_sigterm_and_ends_with_0() {
+    in_time(async {
+        let cluster = Cluster::builder().start().await;
+        let (a, b) = (cluster.node("node-a").attach().await, cluster.node("node-b").attach().await);
+        let mut consumer = bind(&b, "consumer").await.unwrap();
+        let (mut sender, mut receiver) = stream(&a, &mut consumer).await;
+        let daemon = cluster.node("node-a");
+        daemon.signal(Signal::INT);
+        eventually("it drains", async || daemon.try_status().await.ok()?.draining.then_some(())).await;
+        let finishing = tokio::spawn(async move {
+            sender.send(Bytes::from_static(b"after")).await?;
+            sender.finish().await
+        });
+        assert_eq!(receiver.recv().await.unwrap().unwrap(), "after");
+        assert_eq!(receiver.recv().await.unwrap(), None);
+        finishing.await.unwrap().unwrap();
+        assert_eq!(daemon.exited().await.code(), Some(0));
+        assert!(!daemon.local.exists() && !daemon.admin.exists(), "it leaves no socket behind");
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! Every message arrives once, in order, unchanged: through two daemons, both ways at once, and through one.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::task::JoinSet;
 use trunkline_tests::{
     cluster::Cluster,
-    exchange::exchange,
+    exchange::{RUN, exchange, receive_all, send_all},
     in_time,
     payload::{Payload, Random, seed},
 };
@@ -82,6 +85,54 @@ async fn one_stream_after_the_other_is_exact_and_leaves_nothing() {
         for round in 0..50 {
             exchange("rounds", &a, &b, "consumer", mixed(3, 3, 100 + round)).await;
         }
+        cluster.carries_nothing().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn hundreds_of_streams_are_open_at_once_on_a_trunk_that_begins_with_two() {
+    const STREAMS: usize = 200;
+    in_time(async {
+        let two = |_: &str, toml: &mut String| toml.push_str("[trunk]\nstreams_initial = 2\n");
+        let cluster = Cluster::builder().config(two).start().await;
+        let (a, b) = (cluster.node("node-a").attach().await, cluster.node("node-b").attach().await);
+        let mut consumer = b.job("many", RUN).unwrap().consumer("consumer").unwrap().bind().await.unwrap();
+        let (address, job) = (consumer.address().to_string(), a.job("many", RUN).unwrap());
+        let mut opening = JoinSet::new();
+        for number in 0..STREAMS {
+            let (producer, address) = (job.producer(format!("{number}")).unwrap(), address.clone());
+            opening.spawn(async move { (producer.name().to_string(), producer.open(address).await.unwrap()) });
+        }
+        let accept = async {
+            let mut receivers = Vec::new();
+            for _ in 0..STREAMS {
+                receivers.push(consumer.accept().await.unwrap());
+            }
+            receivers
+        };
+        let (senders, receivers) = tokio::join!(opening.join_all(), accept);
+
+        // None has sent anything yet: all are open, each on a QUIC stream of its own.
+        for node in cluster.nodes() {
+            let status = node.status().await;
+            let quic: BTreeSet<_> = status.streams.iter().map(|stream| stream.quic_stream.unwrap()).collect();
+            assert_eq!((status.streams.len(), quic.len()), (STREAMS, STREAMS), "{}", node.id);
+        }
+        let (mut sending, mut receiving) = (JoinSet::new(), JoinSet::new());
+        for ((name, sender), payload) in senders.into_iter().zip(mixed(STREAMS, 5, 9)) {
+            sending.spawn(async move { (name, send_all(sender, payload).await.unwrap()) });
+        }
+        for mut receiver in receivers {
+            let name = receiver.producer().name.to_string();
+            receiving.spawn(async move { (name, receive_all(&mut receiver).await.unwrap()) });
+        }
+        let (sent, received) = tokio::join!(sending.join_all(), receiving.join_all());
+        assert_eq!(sent.len(), STREAMS);
+        assert_eq!(BTreeMap::from_iter(sent), BTreeMap::from_iter(received));
+
+        // The permission that was raised one way does not help the other.
+        exchange("back", &b, &a, "consumer", mixed(STREAMS, 5, 10)).await;
         cluster.carries_nothing().await;
     })
     .await;

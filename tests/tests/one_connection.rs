@@ -153,7 +153,33 @@ async fn each_pair_of_nodes_has_one_connection_and_each_pair_of_processes_one_st
             let seen = network.direction(from, to).seen();
             assert_eq!(seen.sources.len(), 1, "{from} sends to {to} from one address");
             assert_eq!(seen.connections.len(), 1, "{from} sends to {to} on one connection");
+            // Both may have dialled before they heard of each other, but each only once, for all its streams.
+            let dials = network.between(from, to).map(|direction| direction.seen().dials.len());
+            assert!(dials == [1, 0] || dials == [0, 1] || dials == [1, 1], "{from} and {to} have dialled {dials:?}");
         }
+        cluster.carries_nothing().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_one_side_dials_there_is_one_handshake_and_the_other_side_uses_its_connection() {
+    in_time(async {
+        let network = Network::default();
+        let cluster = Cluster::builder().peer_address(|from, to, real| network.address(from, to, real)).start().await;
+        let (a, b) = (cluster.node("node-a").attach().await, cluster.node("node-b").attach().await);
+        let random = Random::new(seed(), 0);
+        let payloads = || (0..STREAMS).map(|_| Payload::mixed(random.clone(), 5, 5_000)).collect();
+        // The greater id dials, of which crossing dials would not keep the connection.
+        exchange("there", &b, &a, "consumer", payloads()).await;
+        both_ways(&a, &b, &random, STREAMS).await;
+        for (node, dialled) in [("node-a", false), ("node-b", true)] {
+            assert_eq!(settled(cluster.node(node), 1).await.trunks[0].dialled, dialled, "{node}");
+            assert_no_complaint(cluster.node(node));
+        }
+        let [there, back] = network.between("node-b", "node-a").map(|direction| direction.seen());
+        assert_eq!((there.dials.len(), back.dials.len()), (1, 0), "one handshake, which node-b began");
+        assert_eq!((there.connections.len(), back.connections.len()), (1, 1));
         cluster.carries_nothing().await;
     })
     .await;

@@ -4,12 +4,16 @@ use std::{
     env, io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
-use tokio::process::Command;
+use tokio::{process::Command, time};
 
 /// The programs that are run as shipped.
 const NAMES: [&str; 2] = ["trunkline-certs", "trunkline-node"];
+
+/// How long cargo may look at programs that are there already before it is said what is waited for.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Where the programs are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +74,8 @@ pub(crate) enum BinaryError {
 }
 
 impl Binaries {
-    /// Finds them in `bin_dir`; without it beside this program, or builds them there.
+    /// Finds them in `bin_dir`; without it beside this program. There, when it is cargo's own folder and cargo runs
+    /// this, they are built first, so that daemons of older sources never count.
     pub(crate) async fn find_or_build(bin_dir: Option<&Path>) -> Result<Self, BinaryError> {
         let wordcount = env::current_exe().map_err(BinaryError::Myself)?;
         if let Some(folder) = bin_dir {
@@ -80,8 +85,10 @@ impl Binaries {
             };
         }
         let folder = wordcount.parent().unwrap_or(Path::new("/")).to_owned();
-        if missing(&folder).is_some() {
-            build(&folder).await?;
+        match Build::of(&folder) {
+            Some(build) => build.run(&folder).await?,
+            None if missing(&folder).is_some() => return Err(BinaryError::NoCargo(folder)),
+            None => {}
         }
         Ok(Self::in_folder(&folder, wordcount))
     }
@@ -99,23 +106,52 @@ fn missing(folder: &Path) -> Option<&'static str> {
     NAMES.into_iter().find(|name| !folder.join(name).is_file())
 }
 
-/// Has cargo build both into `folder`, with the profile and the target that the folder's name tells.
-async fn build(folder: &Path) -> Result<(), BinaryError> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
-    let cargo = env::var_os("CARGO").map(PathBuf::from);
-    let (Some(cargo), Some(arguments)) = (cargo.filter(|_| workspace.is_file()), build_arguments(folder)) else {
-        return Err(BinaryError::NoCargo(folder.to_owned()));
-    };
-    eprintln!("wordcount: building {} into {} first, with {}", NAMES.join(" and "), folder.display(), cargo.display());
-    // Standard output is for the count.
-    let mut command = Command::new(&cargo);
-    command.arg("build").arg("--manifest-path").arg(workspace).args(NAMES.map(|name| format!("--package={name}")));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::from(io::stderr())).kill_on_drop(true);
-    match command.status().await {
-        Err(source) => Err(BinaryError::Cargo { cargo, source }),
-        Ok(status) if !status.success() => Err(BinaryError::Build { cargo, status }),
-        Ok(_) if missing(folder).is_some() => Err(BinaryError::Elsewhere { cargo, folder: folder.to_owned() }),
-        Ok(_) => Ok(()),
+/// A run of cargo that leaves both programs as the sources are now: nothing to do, when they are.
+struct Build {
+    cargo: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Build {
+    /// Into `folder`, with the profile and the target that its name tells. Nothing where it is not cargo's, where cargo
+    /// does not run this program, or where the sources are gone.
+    fn of(folder: &Path) -> Option<Self> {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
+        let cargo = env::var_os("CARGO").map(PathBuf::from).filter(|_| workspace.is_file())?;
+        let mut arguments = build_arguments(folder)?;
+        arguments.push(format!("--manifest-path={}", workspace.to_str()?));
+        Some(Self { cargo, arguments })
+    }
+
+    async fn run(self, folder: &Path) -> Result<(), BinaryError> {
+        let Self { cargo, arguments } = self;
+        let say = || {
+            let (names, folder) = (NAMES.join(" and "), folder.display());
+            eprintln!("wordcount: building {names} into {folder}, with {}", cargo.display());
+        };
+        let mut command = Command::new(&cargo);
+        command.args(["build", "--locked"]).args(NAMES.map(|name| format!("--package={name}"))).args(arguments);
+        // Standard output is for the count.
+        command.stdin(Stdio::null()).stdout(Stdio::from(io::stderr())).kill_on_drop(true);
+        let warm = missing(folder).is_none();
+        if warm {
+            command.arg("--quiet");
+        } else {
+            say();
+        }
+        let ended = async {
+            let mut child = command.spawn()?;
+            if warm && time::timeout(QUIET, child.wait()).await.is_err() {
+                say();
+            }
+            child.wait().await
+        };
+        match ended.await {
+            Err(source) => Err(BinaryError::Cargo { cargo, source }),
+            Ok(status) if !status.success() => Err(BinaryError::Build { cargo, status }),
+            Ok(_) if missing(folder).is_some() => Err(BinaryError::Elsewhere { cargo, folder: folder.to_owned() }),
+            Ok(_) => Ok(()),
+        }
     }
 }
 

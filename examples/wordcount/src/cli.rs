@@ -90,7 +90,8 @@ pub(crate) struct Options {
     pub(crate) jobs: u32,
     /// The folder with trunkline-certs and trunkline-node.
     ///
-    /// Without it: the folder of this program; failing that, they are built first, through $CARGO.
+    /// Without it: the folder of this program. When that is cargo's and cargo runs this program, they are built first,
+    /// through $CARGO, so that they are as the sources are.
     #[arg(long, value_name = "DIR")]
     pub(crate) bin_dir: Option<PathBuf>,
     /// Print one JSON object on standard output instead of the summary.

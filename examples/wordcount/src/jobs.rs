@@ -62,7 +62,7 @@ pub(crate) enum JobError {
         source: io::Error,
     },
     /// Nothing moves.
-    #[error("no map or reduce process has made progress for {} s; {left} of them are left", STALL_TIMEOUT.as_secs())]
+    #[error("no map or reduce process has made progress for {} s; not yet done: {left}", STALL_TIMEOUT.as_secs())]
     Stalled {
         /// Those that have not done their part.
         left: usize,

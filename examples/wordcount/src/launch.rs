@@ -33,7 +33,7 @@ use crate::{
     jobs::{JobError, Stage, Tally},
     plan::Plan,
     progress::Progress,
-    report::{self, NodeSummary, Summary},
+    report::{self, NodeSummary, Summary, several},
 };
 
 /// How many wrong words are named.
@@ -41,6 +41,9 @@ const DIFFERENCES_SHOWN: usize = 5;
 
 /// The longest path of a temporary folder: a socket's, below it, has to be shorter than 108 bytes.
 const FOLDER_BYTES_MAX: usize = 80;
+
+/// What the operating system says when a process has all the file descriptors that it may have.
+const TOO_MANY_FILES: &str = "Too many open files";
 
 /// How long the daemons may take to leave when all is done.
 const RETIRE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -103,9 +106,19 @@ pub(crate) fn main(options: &Options) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("wordcount: error: {error}");
+            eprintln!("wordcount: error: {error}{}", remedy(&error.to_string()));
             ExitCode::from(error.exit_status())
         }
+    }
+}
+
+/// What a user can do about it, where that is known. A process's log may be where the reason stands.
+fn remedy(error: &str) -> &'static str {
+    if error.contains(TOO_MANY_FILES) {
+        "\nwordcount: this machine's limit of open files is too low for so many processes: raise it with ulimit -n, or \
+         start fewer"
+    } else {
+        ""
     }
 }
 
@@ -132,8 +145,8 @@ async fn run(options: &Options) -> Result<Outcome, LaunchError> {
     let prepare = async {
         let paths = options.paths.clone();
         let corpus = task::spawn_blocking(move || Corpus::list(&paths)).await.expect("listing does not panic")?;
-        let (files, bytes) = (corpus.files.len(), corpus.bytes);
-        eprintln!("wordcount: corpus: {} ({files} files, {bytes} bytes)", corpus.origin);
+        let size = [several(corpus.files.len() as u64, "file"), several(corpus.bytes, "byte")].join(", ");
+        eprintln!("wordcount: corpus: {} ({size})", corpus.origin);
         Ok::<_, LaunchError>((Arc::new(corpus), Binaries::find_or_build(options.bin_dir.as_deref()).await?))
     };
     let (corpus, binaries) = tokio::select! {
@@ -234,7 +247,7 @@ async fn check(
         let mut wrong = Vec::new();
         let mut same = |what: &str, found: u64, expected: u64| {
             if found != expected {
-                wrong.push(format!("{found} {what}, and not {expected}"));
+                wrong.push(format!("{what}: {found}, and not {expected}"));
             }
         };
         same("files read by mappers", mapped.files, jobs * corpus.files.len() as u64);
@@ -258,10 +271,10 @@ fn describe(job: &str, differences: &[Difference]) -> Option<String> {
     let words: Vec<_> = differences
         .iter()
         .take(DIFFERENCES_SHOWN)
-        .map(|d| format!("{:?} {} times and not {}", d.word, d.counted, d.expected))
+        .map(|d| format!("{:?} {} and not {}", d.word, several(d.counted, "time"), d.expected))
         .collect();
     let more = differences.len().saturating_sub(DIFFERENCES_SHOWN);
-    let rest = if more > 0 { format!(", and {more} more words wrong") } else { String::new() };
+    let rest = if more > 0 { format!(", and {} wrong", several(more as u64, "more word")) } else { String::new() };
     (!words.is_empty()).then(|| format!("{job} counted {}{rest}", words.join(", ")))
 }
 
@@ -340,7 +353,7 @@ impl Signals {
 }
 
 /// Every map or reduce process has two pipes to this one, and the usual soft limit of 1,024 is for programs that use
-/// `select`. Where it stays low, a process that cannot be started says so.
+/// `select`. Where it stays low, [`remedy`] says so.
 fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
@@ -361,9 +374,9 @@ mod tests {
     fn a_wrong_count_names_its_first_words() {
         let wrong = |word: &str| Difference { word: word.to_owned(), counted: 1, expected: 2 };
         let one = describe("wordcount-2", &[wrong("a")]).unwrap();
-        assert_eq!(one, "wordcount-2 counted \"a\" 1 times and not 2");
+        assert_eq!(one, "wordcount-2 counted \"a\" 1 time and not 2");
         let seven = describe("wordcount", &["a", "b", "c", "d", "e", "f", "g"].map(wrong)).unwrap();
-        assert!(seven.ends_with("\"e\" 1 times and not 2, and 2 more words wrong"), "{seven}");
+        assert!(seven.ends_with("\"e\" 1 time and not 2, and 2 more words wrong"), "{seven}");
         assert!(describe("wordcount", &[]).is_none());
     }
 }

@@ -2,7 +2,10 @@
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::events::{Mapped, Reduced};
+use crate::{
+    events::{Mapped, Reduced},
+    report::several,
+};
 
 /// Redraws a second.
 const REDRAW_HZ: u8 = 10;
@@ -33,11 +36,11 @@ impl Progress {
     /// All jobs together have come this far.
     pub(crate) fn jobs(&self, mapped: &Mapped, reduced: &Reduced) {
         self.mapped.set_position(mapped.bytes);
-        self.mapped.set_message(format!("{} files", mapped.files));
+        self.mapped.set_message(several(mapped.files, "file"));
         // What reducers have counted of what mappers have sent.
         self.reduced.set_length(mapped.stream_bytes.max(reduced.stream_bytes));
         self.reduced.set_position(reduced.stream_bytes);
-        self.reduced.set_message(format!("{} words", reduced.words));
+        self.reduced.set_message(several(reduced.words, "word"));
     }
 
     /// The jobs are done, and `bytes` are counted once more.

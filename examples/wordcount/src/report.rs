@@ -102,7 +102,11 @@ pub(crate) fn rounded(figure: f64, digits: i32) -> f64 {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widest = self.top.first().map_or(0, |(_, count)| grouped(*count).len());
-        writeln!(f, "The {} most frequent words", self.top.len())?;
+        match self.top.len() {
+            0 => writeln!(f, "No words")?,
+            1 => writeln!(f, "The most frequent word")?,
+            length => writeln!(f, "The {length} most frequent words")?,
+        }
         for (word, count) in &self.top {
             writeln!(f, "  {:>widest$}  {word}", grouped(*count))?;
         }
@@ -134,9 +138,9 @@ impl fmt::Display for Summary {
             (
                 "streams",
                 format!(
-                    "{} with {} messages, {} of payload: {} MB/s",
+                    "{} with {}, {} of payload: {} MB/s",
                     grouped(self.streams as u64),
-                    grouped(self.messages),
+                    several(self.messages, "message"),
                     megabytes(self.stream_bytes),
                     self.stream_mb_per_s
                 ),
@@ -170,6 +174,11 @@ impl Summary {
         }
         table
     }
+}
+
+/// `1 file`, `1,234 files`.
+pub(crate) fn several(count: u64, thing: &str) -> String {
+    format!("{} {thing}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
 /// `1,234,567`.
@@ -230,6 +239,16 @@ mod tests {
                         node-1            1            0       2       40          17                     48\n";
         assert!(text.ends_with(expected), "{text}");
         assert!(Summary { verified: false, ..summary() }.to_string().contains("check    WRONG"));
+    }
+
+    #[test]
+    fn one_is_not_told_as_many() {
+        let one = Summary { top: vec![("the".to_owned(), 1)], streams: 1, messages: 1, files: 1, ..summary() };
+        let text = one.to_string();
+        assert!(text.starts_with("The most frequent word\n  1  the\n"), "{text}");
+        assert!(text.contains("streams  1 with 1 message, "), "{text}");
+        assert!(Summary { top: Vec::new(), ..one }.to_string().starts_with("No words\n\n"));
+        assert_eq!([0, 1, 1_000].map(|count| several(count, "file")), ["0 files", "1 file", "1,000 files"]);
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::{
     events,
     outlet::{Kind, Outlet},
 };
+
 /// Which way from a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {

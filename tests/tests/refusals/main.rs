@@ -37,6 +37,7 @@ use trunkline_tests::{
 mod certificates;
 mod peers;
 mod processes;
+mod users;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const HELLO_TIMEOUT: Duration = Duration::from_millis(300);
