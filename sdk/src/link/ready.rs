@@ -142,14 +142,36 @@ impl Ready {
         cells
     }
 
-    /// From now on whatever is pushed is dropped. A reason that was given before stays.
+    /// From now on whatever is pushed is dropped. A loss outranks a close under which it happened: whoever closed is to
+    /// hear of it.
     pub(crate) fn shut(&self, ended: Ended) {
         let mut lists = self.lock();
-        lists.ended.get_or_insert(ended);
+        match (&lists.ended, &ended) {
+            (None, _) | (Some(Ended::Closed), Ended::NodeLost(_)) => lists.ended = Some(ended),
+            (Some(_), _) => {}
+        }
         lists.shut = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, Lists> {
         lock(&self.lists)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_loss_outranks_the_close_under_which_it_happens_and_no_later_word_does() {
+        let ready = Ready::default();
+        ready.begin_close(Instant::now(), true);
+        assert!(matches!(ready.ended(), Some(Ended::Closed)));
+        ready.shut(Ended::NodeLost("gone".into()));
+        ready.shut(Ended::Closed);
+        ready.shut(Ended::NodeLost("again".into()));
+        assert!(matches!(ready.ended(), Some(Ended::NodeLost(why)) if &*why == "gone"));
     }
 }

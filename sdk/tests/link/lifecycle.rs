@@ -274,6 +274,8 @@ fn it_works_without_any_runtime() {
         finishing.await.unwrap();
     });
     drop(node.join().unwrap());
+    let late = block_on(job(&attachment).consumer("late").unwrap().bind());
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::NodeLost);
     assert_eq!(block_on(attachment.close()).map_err(|error| error.kind()), Err(ErrorKind::NodeLost));
 }
 
