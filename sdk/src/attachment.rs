@@ -18,6 +18,7 @@ use crate::{
     error::Error,
     job::Job,
     link::{Attached, Ended, Options, Shared, attach, lock},
+    metrics::Metrics,
 };
 
 /// How long [`Attachment::close`] waits for what is still to be said.
@@ -69,6 +70,13 @@ impl Attachment {
     #[must_use]
     pub fn cluster(&self) -> &str {
         &self.handle.cluster
+    }
+
+    /// What this attachment has done so far, in numbers. It costs a few loads.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let shared = &self.handle.shared;
+        shared.counters.snapshot(shared.send_budget.used())
     }
 
     /// A job, and the run of it that is meant: a namespace for producers and consumers.

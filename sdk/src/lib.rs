@@ -109,6 +109,7 @@ mod error;
 mod gather;
 mod job;
 mod link;
+mod metrics;
 mod receiver;
 mod sender;
 
@@ -118,6 +119,7 @@ pub use consumer::{Consumer, ConsumerBuilder};
 pub use error::{Error, ErrorKind};
 pub use gather::{Expected, Gather, Gathered, LostProducer};
 pub use job::{Job, Producer};
+pub use metrics::Metrics;
 pub use receiver::{ProducerInfo, Receiver};
 pub use sender::Sender;
 pub use trunkline_proto::{

@@ -118,6 +118,11 @@ impl SendBudget {
         self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).is_ok()
     }
 
+    /// What is taken now.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::SeqCst)
+    }
+
     /// Whether somebody waits for room.
     pub(crate) fn is_short(&self) -> bool {
         self.waiting_count.load(Ordering::SeqCst) > 0

@@ -32,6 +32,8 @@ use std::{
 
 use trunkline_session::{SharedBudget, SharedBudgetConfig};
 
+use crate::metrics::Counters;
+
 pub(crate) use bind_cell::{BindCell, BindEnd};
 pub(crate) use budget::{CreditBook, News, SendBudget};
 pub(crate) use connect::{Attached, Options, attach};
@@ -60,6 +62,7 @@ pub(crate) struct Shared {
     /// Opens when the link's thread is done.
     pub(crate) done: Latch,
     pub(crate) message_bytes_max: usize,
+    pub(crate) counters: Counters,
 }
 
 impl Shared {
@@ -77,6 +80,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             done: Latch::default(),
             message_bytes_max: options.message_bytes_max,
+            counters: Counters::default(),
         }
     }
 
