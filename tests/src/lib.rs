@@ -24,4 +24,4 @@ pub mod sockets;
 pub mod stranger;
 mod waiting;
 
-pub use waiting::{eventually, in_time};
+pub use waiting::{eventually, in_time, in_time_of};
