@@ -14,3 +14,4 @@ mod relay;
 mod scatter;
 mod send;
 mod sending;
+mod traces;
