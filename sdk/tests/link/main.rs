@@ -14,4 +14,3 @@ mod relay;
 mod scatter;
 mod send;
 mod sending;
-mod traces;

@@ -1,4 +1,12 @@
 //! The span of a stream, and what is told in it.
+//!
+//! A program of its own: which spans are wanted is cached for a whole process, and a test beside it would not want any.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+#[expect(dead_code, reason = "the tests of the link use the rest")]
+#[path = "link/fake_node.rs"]
+mod fake_node;
 
 use std::{
     fmt::{Debug, Write as _},
@@ -16,7 +24,7 @@ use tracing::{
 use trunkline::Bytes;
 use trunkline_proto::message::Credit;
 
-use crate::fake_node::{attach, credit, finished, open, poll_once};
+use fake_node::{attach, credit, finished, open, poll_once};
 
 /// Writes down the spans that are made and the events, each with its fields.
 #[derive(Clone, Default)]
@@ -60,7 +68,7 @@ impl Subscriber for Recorder {
 #[tokio::test]
 async fn a_stream_has_a_span_that_names_it_and_is_told_how_it_went() {
     let recorder = Recorder::default();
-    let _default = tracing::subscriber::set_default(recorder.clone());
+    tracing::subscriber::set_global_default(recorder.clone()).unwrap();
     let (attachment, mut link) = attach().await;
     let (mut sender, stream) = open(&attachment, &mut link, 100).await;
     sender.send(Bytes::from_static(b"hello")).await.unwrap();
