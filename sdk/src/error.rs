@@ -5,7 +5,7 @@ use std::{fmt, io, path::Path, time::Duration};
 use trunkline_proto::code::Code;
 use trunkline_session::Aborted;
 
-use crate::link::Ended;
+use crate::link::{Ended, Lacking};
 
 /// What kind of thing went wrong: what a program may want to decide on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +27,9 @@ pub enum ErrorKind {
     NodeLost,
     /// A message is longer than may be sent. When `send` says so, the stream is unchanged.
     MessageTooLarge,
+    /// Nothing can be sent at once: the consumer's credit, or the process's send budget, is used up. The stream is
+    /// unchanged, the message was not taken; trying again later may succeed.
+    Full,
     /// The attachment was closed by this process.
     Closed,
     /// The operating system refused something that is always needed: a thread, random bits.
@@ -145,6 +148,19 @@ impl Error {
         Self::new(ErrorKind::MessageTooLarge, false, message).with_code(Code::MessageTooLarge)
     }
 
+    pub(crate) fn longer_than_reserved(subject: impl fmt::Display, length: usize, reserved: usize) -> Self {
+        let message = format!("{subject}: a message of {length} bytes; {reserved} were reserved");
+        Self::new(ErrorKind::MessageTooLarge, false, message)
+    }
+
+    pub(crate) fn full(subject: impl fmt::Display, lacking: Lacking) -> Self {
+        let why = match lacking {
+            Lacking::Credit => "it has given no credit for more; try again when its application has read",
+            Lacking::Room => "the send budget of this process is used up; try again when consumers have what was sent",
+        };
+        Self::new(ErrorKind::Full, true, format!("{subject}: {why}"))
+    }
+
     /// A bind that the node refused, or, when it was `live`, ended.
     pub(crate) fn bind(subject: impl fmt::Display, live: bool, code: Code, text: &str) -> Self {
         let kind = match code {
@@ -195,6 +211,23 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {}
 
+/// For the standard I/O traits. The error itself is inside: `error.get_ref()` downcasts to it.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::Invalid | ErrorKind::MessageTooLarge => io::ErrorKind::InvalidInput,
+            ErrorKind::Connect | ErrorKind::Closed => io::ErrorKind::NotConnected,
+            ErrorKind::Refused | ErrorKind::Draining => io::ErrorKind::ConnectionRefused,
+            ErrorKind::Timeout => io::ErrorKind::TimedOut,
+            ErrorKind::Aborted => io::ErrorKind::ConnectionReset,
+            ErrorKind::NodeLost => io::ErrorKind::BrokenPipe,
+            ErrorKind::Full => io::ErrorKind::WouldBlock,
+            ErrorKind::System => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,5 +248,13 @@ mod tests {
             "consumer wordcount/reduce-3@node-b: not_bound at offset 0: nobody bound it within 30 s"
         );
         assert_eq!((error.kind(), error.code(), error.offset()), (ErrorKind::Refused, Some(Code::NotBound), Some(0)));
+    }
+
+    #[test]
+    fn an_io_error_carries_the_error_and_a_kind_that_fits() {
+        let error = io::Error::from(Error::full("consumer job/sink@node-b", Lacking::Credit));
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).unwrap();
+        assert_eq!((inner.kind(), inner.is_retryable()), (ErrorKind::Full, true));
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     consumer::ConsumerBuilder,
     error::Error,
     link::{Cell, SendCell, Stream},
+    scatter::Scatter,
     sender::Sender,
 };
 
@@ -111,12 +112,44 @@ impl Producer {
     /// # Cancel safety
     /// Dropping the future withdraws the open: the consumer, if it took the stream meanwhile, sees it cancelled.
     pub async fn open(&self, address: impl TryInto<ConsumerAddress, Error: fmt::Display>) -> Result<Sender, Error> {
+        let mut sender = self.begin(self.address(address)?)?;
+        sender.accepted().await?;
+        Ok(sender)
+    }
+
+    /// Opens a stream to each of many consumers of the same job, all at once, and waits until all of them took theirs.
+    /// The place of an address in the list is its index in the [`Scatter`].
+    ///
+    /// # Errors
+    /// The first refusal, of those of [`Producer::open`]; it names its address, and the other opens are withdrawn. An
+    /// address that is not valid is found before anything is sent.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws all the opens: the consumers that took their stream meanwhile see it cancelled.
+    pub async fn scatter<A>(&self, addresses: impl IntoIterator<Item = A>) -> Result<Scatter, Error>
+    where
+        A: TryInto<ConsumerAddress, Error: fmt::Display>,
+    {
+        let addresses: Vec<ConsumerAddress> =
+            addresses.into_iter().map(|address| self.address(address)).collect::<Result<_, _>>()?;
+        let senders: Vec<Sender> =
+            addresses.into_iter().map(|address| self.begin(address)).collect::<Result<_, _>>()?;
+        Scatter::accepted(senders).await
+    }
+
+    /// An address that a producer of this job may open to.
+    fn address(&self, address: impl TryInto<ConsumerAddress, Error: fmt::Display>) -> Result<ConsumerAddress, Error> {
         let address = address.try_into().map_err(Error::invalid)?;
         if address.job != self.job.name {
             let job = &self.job.name;
             let text = format!("consumer {address}: it belongs to another job than the producer's, which is {job}");
             return Err(Error::invalid(text));
         }
+        Ok(address)
+    }
+
+    /// Gives the link a stream to open. Dropping the sender withdraws it.
+    fn begin(&self, address: ConsumerAddress) -> Result<Sender, Error> {
         let shared = &self.handle.shared;
         if shared.is_draining() {
             return Err(Error::draining(format!("consumer {address}")));
@@ -128,11 +161,12 @@ impl Producer {
             number: self.life.next_number.fetch_add(1, Ordering::Relaxed),
             address,
         };
-        let cell = Arc::new(SendCell::new(stream));
+        let cell = Arc::new(SendCell::new(stream, Arc::clone(shared)));
         shared
             .ready
             .admit(Cell::Send(Arc::clone(&cell)))
             .map_err(|ended| Error::ended(format!("consumer {}", cell.stream.address), &ended))?;
-        Sender::open(Arc::clone(&self.handle), cell).await
+        shared.counters.opens.increment();
+        Ok(Sender::new(Arc::clone(&self.handle), cell))
     }
 }

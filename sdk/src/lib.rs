@@ -111,6 +111,7 @@ mod job;
 mod link;
 mod metrics;
 mod receiver;
+mod scatter;
 mod sender;
 
 pub use attachment::{Attachment, AttachmentBuilder};
@@ -121,7 +122,8 @@ pub use gather::{Expected, Gather, Gathered, LostProducer};
 pub use job::{Job, Producer};
 pub use metrics::Metrics;
 pub use receiver::{ProducerInfo, Receiver};
-pub use sender::Sender;
+pub use scatter::Scatter;
+pub use sender::{Permit, Sender};
 pub use trunkline_proto::{
     code::Code,
     id::{ConsumerAddress, ConsumerName, Incarnation, JobId, JobName, NodeId, ProducerName, RunId},

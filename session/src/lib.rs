@@ -28,7 +28,7 @@ mod send;
 
 pub use credit::{CreditPolicy, Grant, SharedBudget, SharedBudgetConfig};
 pub use receive::{Read, ReceiveHalf, ReceiveOutput};
-pub use send::{Finished, SendHalf, SendOutput, WriteError};
+pub use send::{Finished, SendHalf, SendOutput, WriteError, encoded_bytes};
 
 use trunkline_proto::code::Code;
 

@@ -14,6 +14,12 @@ use crate::Aborted;
 /// A shorter message is copied beside its neighbours, so that many small ones leave as one piece.
 const COALESCE_BELOW_BYTES: usize = 4 * 1024;
 
+/// What a message of `length` bytes takes of its stream, its length included.
+#[must_use]
+pub fn encoded_bytes(length: usize) -> u64 {
+    (framing::length_bytes(length) + length) as u64
+}
+
 /// What the driver is to send, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendOutput {
@@ -148,6 +154,24 @@ impl SendHalf {
         }
     }
 
+    /// Whether a message of `length` bytes would be taken now. Without credit the other side is told how much is wanted,
+    /// so that asking again later succeeds.
+    ///
+    /// # Errors
+    /// [`WriteError`], as [`SendHalf::write`] would give.
+    pub fn admits(&mut self, length: usize) -> Result<(), WriteError> {
+        match &self.state {
+            State::Aborted { why, .. } => return Err(why.clone().into()),
+            _ if self.final_offset.is_some() => return Err(WriteError::Finished),
+            _ => {}
+        }
+        if self.written >= self.limit {
+            self.wanted = self.wanted.max(self.written + encoded_bytes(length));
+            return Err(WriteError::Blocked);
+        }
+        Ok(())
+    }
+
     /// Takes a message of at most [`framing::MESSAGE_BYTES_LIMIT`] bytes, whole.
     ///
     /// It is taken as soon as one byte of it may be sent; what is beyond the limit waits here, so that one message may
@@ -156,26 +180,40 @@ impl SendHalf {
     /// # Errors
     /// [`WriteError`]; the message was not taken, not in part.
     pub fn write(&mut self, message: &Bytes) -> Result<(), WriteError> {
-        match &self.state {
-            State::Aborted { why, .. } => return Err(why.clone().into()),
-            _ if self.final_offset.is_some() => return Err(WriteError::Finished),
-            _ => {}
-        }
-        let encoded = (framing::length_bytes(message.len()) + message.len()) as u64;
-        if self.written >= self.limit {
-            self.wanted = self.wanted.max(self.written + encoded);
-            return Err(WriteError::Blocked);
-        }
-        framing::put_length(message.len(), &mut self.tail);
+        self.admits(message.len())?;
         if message.len() < COALESCE_BELOW_BYTES {
-            self.tail.extend_from_slice(message);
+            self.gather(message);
         } else {
+            framing::put_length(message.len(), &mut self.tail);
             self.seal();
             self.unsent.push_back(message.clone());
         }
-        self.written += encoded;
-        self.wanted = self.wanted.max(self.written);
+        self.count(message.len());
         Ok(())
+    }
+
+    /// Takes a copy of a message, as [`SendHalf::write`] takes a message. Nothing is allocated for one that is refused.
+    ///
+    /// # Errors
+    /// [`WriteError`]; the message was not taken, not in part.
+    pub fn write_copy(&mut self, message: &[u8]) -> Result<(), WriteError> {
+        self.admits(message.len())?;
+        if message.len() >= COALESCE_BELOW_BYTES {
+            return self.write(&Bytes::copy_from_slice(message));
+        }
+        self.gather(message);
+        self.count(message.len());
+        Ok(())
+    }
+
+    fn gather(&mut self, message: &[u8]) {
+        framing::put_length(message.len(), &mut self.tail);
+        self.tail.extend_from_slice(message);
+    }
+
+    fn count(&mut self, length: usize) {
+        self.written += encoded_bytes(length);
+        self.wanted = self.wanted.max(self.written);
     }
 
     /// Ends the stream cleanly: the end mark follows what was written. It needs no credit. Further calls do nothing.

@@ -5,7 +5,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
 };
@@ -93,6 +93,8 @@ pub(crate) struct SendBudget {
     /// Who waits, by ticket: at most one for each sender.
     waiting: Mutex<BTreeMap<u64, Waiter>>,
     waiting_count: AtomicUsize,
+    /// Somebody who does not wait was refused, and will try again.
+    refused: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -109,6 +111,7 @@ impl SendBudget {
             tickets: AtomicU64::new(0),
             waiting: Mutex::new(BTreeMap::new()),
             waiting_count: AtomicUsize::new(0),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -118,20 +121,36 @@ impl SendBudget {
         self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).is_ok()
     }
 
+    /// As [`SendBudget::reserve`], for one who does not wait: that there was no room is remembered until there is.
+    pub(crate) fn try_reserve(&self, bytes: u64) -> bool {
+        let reserved = self.reserve(bytes);
+        if !reserved {
+            self.refused.store(true, Ordering::SeqCst);
+        }
+        reserved
+    }
+
     /// What is taken now.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::SeqCst)
     }
 
-    /// Whether somebody waits for room.
+    /// Whether somebody wants room that there is not.
     pub(crate) fn is_short(&self) -> bool {
+        self.is_waited_for() || (self.refused.load(Ordering::SeqCst) && self.used() >= self.bytes_max)
+    }
+
+    fn is_waited_for(&self) -> bool {
         self.waiting_count.load(Ordering::SeqCst) > 0
     }
 
     /// Gives `bytes` back. The caller wakes what it returns, once it holds no lock.
     #[must_use]
     pub(crate) fn release(&self, bytes: u64) -> Vec<Waker> {
-        self.used.fetch_sub(bytes, Ordering::SeqCst);
+        let before = self.used.fetch_sub(bytes, Ordering::SeqCst);
+        if before - bytes < self.bytes_max && self.refused.load(Ordering::SeqCst) {
+            self.refused.store(false, Ordering::SeqCst);
+        }
         self.serve()
     }
 
@@ -140,7 +159,8 @@ impl SendBudget {
         self.tickets.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Has `waker` woken when there is room. Ask [`SendBudget::reserve`] again after this: room may have come between.
+    /// Has `waker` woken when there is room; nobody behind it is woken for `bytes` of that. Ask [`SendBudget::reserve`]
+    /// again after this: room may have come between.
     pub(crate) fn wait(&self, ticket: u64, bytes: u64, waker: &Waker) {
         let mut waiting = lock(&self.waiting);
         waiting.insert(ticket, Waiter { bytes, waker: waker.clone() });
@@ -160,7 +180,7 @@ impl SendBudget {
 
     /// Takes those out of the queue for whom there is room.
     fn serve(&self) -> Vec<Waker> {
-        if !self.is_short() {
+        if !self.is_waited_for() {
             return Vec::new();
         }
         let mut waiting = lock(&self.waiting);
@@ -190,6 +210,27 @@ mod tests {
         assert_eq!(budget.release(900).len(), 0, "there is no room yet");
         assert_eq!(budget.release(1).len(), 1);
         assert!(budget.reserve(60) && !budget.reserve(1));
+    }
+
+    #[test]
+    fn one_who_does_not_wait_makes_it_short_until_there_is_room() {
+        let budget = SendBudget::new(100);
+        assert!(budget.try_reserve(150) && !budget.is_short());
+        assert!(!budget.try_reserve(1) && budget.is_short());
+        assert_eq!(budget.release(10).len(), 0);
+        assert!(budget.is_short(), "there is no room yet");
+        assert_eq!(budget.release(100).len(), 0);
+        assert!(!budget.is_short());
+        assert!(budget.reserve(100) && !budget.is_short(), "nobody has asked since");
+    }
+
+    #[test]
+    fn a_waiter_that_may_never_come_keeps_room_from_nobody() {
+        let budget = SendBudget::new(100);
+        assert!(budget.reserve(100));
+        budget.wait(budget.ticket(), 0, Waker::noop());
+        budget.wait(budget.ticket(), 100, Waker::noop());
+        assert_eq!(budget.release(100).len(), 2);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(crate) use gather_queue::{Admission, GatherQueue, Popped, Token};
 pub(crate) use latch::Latch;
 pub(crate) use ready::{Cell, Ready, Turn};
 pub(crate) use receive_cell::{Delivery, ReceiveCell};
-pub(crate) use send_cell::{SendCell, Stream};
+pub(crate) use send_cell::{Lacking, Refusal, SendCell, Stream};
 
 /// How an attachment ended.
 #[derive(Debug, Clone)]

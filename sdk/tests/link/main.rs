@@ -4,10 +4,13 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod cancel;
 mod connect;
 mod fake_node;
 mod gather;
 mod lifecycle;
 mod receive;
 mod relay;
+mod scatter;
 mod send;
+mod sending;

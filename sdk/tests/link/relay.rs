@@ -38,7 +38,8 @@ async fn relay(mut link: Link) {
     }
 }
 
-async fn attached(builder: trunkline::AttachmentBuilder) -> Attachment {
+/// An attachment to such a node.
+pub(crate) async fn attached(builder: trunkline::AttachmentBuilder) -> Attachment {
     let node = FakeNode::listen();
     let (attachment, link) = tokio::join!(builder.connect(&node.path), node.greet());
     tokio::spawn(relay(link));

@@ -71,6 +71,59 @@ fn one_message_may_reach_beyond_the_limit_and_waits_there() {
 }
 
 #[test]
+fn a_lone_message_is_offered_at_once_for_there_is_no_timer() {
+    let mut half = open_sender(100);
+    half.write(&message(1)).unwrap();
+    assert!(half.has_output());
+    let (outputs, bytes) = drain(&mut half, 100);
+    assert_eq!(outputs, [SendOutput::Data { offset: 0, epoch: 0, fin: false }]);
+    assert_eq!(bytes, encoded(&[1]));
+}
+
+#[test]
+fn messages_written_between_two_polls_leave_as_one_piece() {
+    let mut half = open_sender(1 << 20);
+    let lengths = [64; 100];
+    for round in 0..3 {
+        for length in lengths {
+            half.write(&message(length)).unwrap();
+        }
+        let mut pieces = Vec::new();
+        let offset = round * encoded(&lengths).len() as u64;
+        assert_eq!(half.poll_output(1 << 20, &mut pieces), Some(SendOutput::Data { offset, epoch: 0, fin: false }));
+        assert_eq!(pieces, [encoded(&lengths).freeze()]);
+        assert_eq!(half.poll_output(1 << 20, &mut pieces), None);
+    }
+}
+
+#[test]
+fn copied_messages_are_those_that_were_given() {
+    let lengths = [0, 1, 63, 64, 4095, 4096, 20_000, 3];
+    let mut half = open_sender(1 << 20);
+    for length in lengths {
+        half.write_copy(&message(length)).unwrap();
+    }
+    assert_eq!(half.written(), encoded(&lengths).len() as u64);
+    assert_eq!(drain(&mut half, 1000).1, encoded(&lengths));
+}
+
+#[test]
+fn asking_whether_a_message_is_admitted_says_what_is_wanted_and_takes_nothing() {
+    let mut half = open_sender(0);
+    assert_eq!(half.admits(9), Err(WriteError::Blocked));
+    assert_eq!(half.write_copy(&message(5000)), Err(WriteError::Blocked));
+    assert_eq!(half.written(), 0);
+    assert_eq!(drain(&mut half, 100).0, [SendOutput::Want { epoch: 0, wanted: 5002 }]);
+    half.handle_credit(&credit(0, 0, 10));
+    assert_eq!(half.admits(9), Ok(()));
+    assert_eq!(half.written(), 0);
+    half.finish();
+    assert_eq!(half.admits(9), Err(WriteError::Finished));
+    half.abort(Code::Cancelled, "enough");
+    assert_eq!(half.admits(9), Err(WriteError::Aborted(why(Code::Cancelled, 0, "enough"))));
+}
+
+#[test]
 fn want_is_said_once_for_each_new_offset_wanted() {
     let mut half = open_sender(0);
     let want = |wanted| SendOutput::Want { epoch: 0, wanted };

@@ -1,20 +1,28 @@
 //! The sending end of one stream, between its task and the link's thread.
+//!
+//! Beside what the [`SendHalf`] has taken, a cell may hold one message that could not be taken at once. It goes into the
+//! half, ahead of whatever else is sent, as soon as there is credit and room, and needs no task for it: the link's thread
+//! sees to that when credit comes, and the send budget when it wakes the cell.
+
+mod application;
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, Waker},
+    task::{Context, Wake, Waker},
 };
 
 use bytes::Bytes;
 use trunkline_proto::{
     code::Code,
-    framing,
     id::{ConsumerAddress, Incarnation, JobId, ProducerName},
     message::{Accept, Credit, Open},
 };
-use trunkline_session::{Aborted, Finished, SendHalf, SendOutput, WriteError};
+use trunkline_session::{Finished, SendHalf, SendOutput, encoded_bytes};
 
 use super::{Cell, Ended, Shared, lock, wake};
+
+pub(crate) use application::{Lacking, Refusal};
 
 /// What a stream is, from its producer's side.
 #[derive(Debug)]
@@ -44,9 +52,11 @@ impl Stream {
 }
 
 /// The sending end of one stream.
-#[derive(Debug)]
+///
+/// As a waker it is what the send budget wakes when there is room for the message that the cell holds.
 pub(crate) struct SendCell {
     pub(crate) stream: Stream,
+    shared: Arc<Shared>,
     inner: Mutex<Inner>,
 }
 
@@ -60,10 +70,19 @@ struct Inner {
     waiting: Option<(WaitsFor, Waker)>,
     control_queued: bool,
     data_queued: bool,
+    /// A message that waits to be taken by the half; whatever else is sent waits behind it.
+    held: Option<Bytes>,
     /// What this stream holds of the send budget.
     accounted: u64,
-    /// The place in the send budget's queue, while a send waits there.
+    /// The place in the send budget's queue, while a send or the held message waits there.
     ticket: Option<u64>,
+    /// The send that is being tried had to wait, and was counted for it.
+    blocked: bool,
+    /// Messages and their bytes that were taken and not yet added to the counters: the link's thread adds them, so that
+    /// a send does not have to.
+    uncounted: (u64, u64),
+    /// The end of the stream was counted.
+    end_counted: bool,
     /// The other process is to be asked to say what it has, so that this one need not keep it.
     asks: bool,
     /// A flush waits for everything written to be on its way.
@@ -80,6 +99,8 @@ enum WaitsFor {
     Answer,
     Credit,
     Budget,
+    /// The held message to be taken.
+    Vacancy,
     Flush,
     End,
 }
@@ -121,29 +142,132 @@ impl Inner {
             WaitsFor::Answer => over || self.half.accepted().is_some(),
             WaitsFor::Credit => over || self.half.has_credit(),
             WaitsFor::Budget | WaitsFor::End => over,
-            WaitsFor::Flush => over || self.flushed == self.half.written(),
+            WaitsFor::Vacancy => over || self.held.is_none(),
+            WaitsFor::Flush => over || self.is_flushed(),
         };
         if due { self.waiting.take().map(|(_, waker)| waker) } else { None }
     }
 
-    /// Gives back what the stream no longer holds of the send budget.
+    /// Whether everything that was sent, the held message included, has been written to the socket.
+    fn is_flushed(&self) -> bool {
+        self.held.is_none() && self.flushed == self.half.written()
+    }
+
+    /// Takes room for a message, or a place in the queue for it. A waiter that is woken and may never come back is
+    /// entered with 0 `queued_bytes`: no other waits for what it was woken for.
+    fn claim(&mut self, shared: &Shared, cost: u64, queued_bytes: u64, waker: &Waker) -> bool {
+        let budget = &shared.send_budget;
+        if budget.reserve(cost) {
+            return true;
+        }
+        let ticket = *self.ticket.get_or_insert_with(|| budget.ticket());
+        budget.wait(ticket, queued_bytes, waker);
+        // Room may have come before the place was taken.
+        budget.reserve(cost)
+    }
+
+    /// Leaves the send budget's queue; whoever is next may have the room. To be woken under no lock.
+    fn leave_budget(&mut self, shared: &Shared) -> Vec<Waker> {
+        self.ticket.take().map_or_else(Vec::new, |ticket| shared.send_budget.leave(ticket))
+    }
+
+    /// The half took a message that has this much of the budget.
+    fn took(&mut self, cost: u64) {
+        self.accounted += cost;
+        self.blocked = false;
+        self.uncounted.0 += 1;
+        self.uncounted.1 += cost;
+    }
+
+    /// A send waits; it is counted once, however often it is tried.
+    fn count_blocked(&mut self, shared: &Shared) {
+        if !std::mem::replace(&mut self.blocked, true) {
+            shared.counters.sends_blocked.increment();
+        }
+    }
+
+    /// Has the half take the held message, if it may be taken now. Returns who is to be woken, under no lock; the caller
+    /// looks whether there is something for the link.
+    fn advance(&mut self, shared: &Shared, cell: &Arc<SendCell>) -> Vec<Waker> {
+        let Some(length) = self.held.as_ref().map(Bytes::len) else { return Vec::new() };
+        if self.half.admits(length).is_err() {
+            // Blocked, and the want is known; or over, and what is held goes with the rest.
+            return Vec::new();
+        }
+        let cost = encoded_bytes(length);
+        if !self.claim(shared, cost, cost, &Waker::from(Arc::clone(cell))) {
+            return Vec::new();
+        }
+        if let Some(message) = self.held.take()
+            && self.half.write(&message).is_ok()
+        {
+            self.took(cost);
+        }
+        if self.finishing {
+            self.half.finish();
+        }
+        let mut wakers = self.leave_budget(shared);
+        wakers.extend(self.due());
+        wakers
+    }
+
+    fn count(&mut self, shared: &Shared) {
+        let (messages, bytes) = std::mem::take(&mut self.uncounted);
+        if messages > 0 {
+            shared.counters.messages_sent.add(messages);
+            shared.counters.bytes_sent.add(bytes);
+        }
+    }
+
+    /// Gives back what the stream no longer holds of the send budget; when it is over, that is all, and its end is
+    /// counted.
     fn settle(&mut self, shared: &Shared) -> Vec<Waker> {
+        let mut wakers = Vec::new();
         let held = self.half.buffered_bytes();
-        match self.accounted.checked_sub(held) {
-            None | Some(0) => Vec::new(),
-            Some(freed) => {
-                self.accounted = held;
-                shared.send_budget.release(freed)
+        if let Some(freed) = self.accounted.checked_sub(held)
+            && freed > 0
+        {
+            self.accounted = held;
+            wakers = shared.send_budget.release(freed);
+        }
+        if self.half.is_over() {
+            self.held = None;
+            wakers.extend(self.leave_budget(shared));
+            self.count(shared);
+            if !std::mem::replace(&mut self.end_counted, true) {
+                match self.half.finished() {
+                    Finished::Consumed => shared.counters.sends_finished.increment(),
+                    _ => shared.counters.sends_lost.increment(),
+                }
             }
         }
+        wakers
+    }
+}
+
+impl fmt::Debug for SendCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendCell").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+impl Wake for SendCell {
+    /// There may be room for the held message. The link's thread takes it up: whoever gave the room back may be one of a
+    /// long row, and must not take up all that follow.
+    fn wake(self: Arc<Self>) {
+        let mut inner = self.lock();
+        let control = inner.held.is_some() && inner.queue_control();
+        drop(inner);
+        self.queue(&self.shared, control, false);
     }
 }
 
 impl SendCell {
     /// A stream that wants to be opened. Its place in the control list is taken: hand it to [`super::Ready::admit`].
-    pub(crate) fn new(stream: Stream) -> Self {
+    pub(crate) fn new(stream: Stream, shared: Arc<Shared>) -> Self {
         Self {
             stream,
+            shared,
             inner: Mutex::new(Inner {
                 half: SendHalf::new(),
                 id: 0,
@@ -151,8 +275,12 @@ impl SendCell {
                 waiting: None,
                 control_queued: true,
                 data_queued: false,
+                held: None,
                 accounted: 0,
                 ticket: None,
+                blocked: false,
+                uncounted: (0, 0),
+                end_counted: false,
                 asks: false,
                 flush_wanted: false,
                 flushed: 0,
@@ -174,153 +302,20 @@ impl SendCell {
         }
     }
 
-    // The application's side. Each of the polls may be waited for by one task at a time.
-
-    /// Ready once the consumer answered, with its life.
-    pub(crate) fn poll_accepted(&self, cx: &Context<'_>) -> Poll<Result<Incarnation, Aborted>> {
-        let mut inner = self.lock();
-        match (inner.half.accepted(), inner.consumer) {
-            (Some(Err(why)), _) => Poll::Ready(Err(why)),
-            (Some(Ok(())), Some(consumer)) => Poll::Ready(Ok(consumer)),
-            _ => {
-                inner.wait(WaitsFor::Answer, cx);
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Takes the message whole, or not at all.
-    pub(crate) fn poll_send(
-        self: &Arc<Self>,
-        shared: &Shared,
-        message: &Bytes,
-        cx: &Context<'_>,
-    ) -> Poll<Result<(), WriteError>> {
-        let cost = (framing::length_bytes(message.len()) + message.len()) as u64;
-        let mut inner = self.lock();
-        let reserved = inner.half.has_credit() && !inner.half.is_over();
-        if reserved && !shared.send_budget.reserve(cost) {
-            let ticket = *inner.ticket.get_or_insert_with(|| shared.send_budget.ticket());
-            shared.send_budget.wait(ticket, cost, cx.waker());
-            if !shared.send_budget.reserve(cost) {
-                inner.wait(WaitsFor::Budget, cx);
-                drop(inner);
-                shared.ready.nudge();
-                return Poll::Pending;
-            }
-        }
-        match inner.half.write(message) {
-            Ok(()) => {
-                inner.accounted += cost;
-                let data = inner.queue_data();
-                let ticket = inner.ticket.take();
-                drop(inner);
-                if let Some(ticket) = ticket {
-                    wake(shared.send_budget.leave(ticket));
-                }
-                self.queue(shared, false, data);
-                Poll::Ready(Ok(()))
-            }
-            Err(why) => {
-                // Nothing is reserved here: a half that has credit and is not over takes any message.
-                let blocked = why == WriteError::Blocked;
-                let mut control = false;
-                if blocked {
-                    inner.wait(WaitsFor::Credit, cx);
-                    control = inner.half.has_output() && inner.queue_control();
-                }
-                drop(inner);
-                self.queue(shared, control, false);
-                if blocked { Poll::Pending } else { Poll::Ready(Err(why)) }
-            }
-        }
-    }
-
-    /// A send was given up or is through: whoever is next may have the room in the send budget.
-    pub(crate) fn leave_budget(&self, shared: &Shared) {
-        let ticket = self.lock().ticket.take();
-        if let Some(ticket) = ticket {
-            wake(shared.send_budget.leave(ticket));
-        }
-    }
-
-    /// Ready once everything written has been written to the socket.
-    pub(crate) fn poll_flush(self: &Arc<Self>, shared: &Shared, cx: &Context<'_>) -> Poll<Result<(), Aborted>> {
-        let mut inner = self.lock();
-        if let Some(Err(why)) = inner.half.accepted() {
-            return Poll::Ready(Err(why));
-        }
-        if inner.flushed == inner.half.written() {
-            return Poll::Ready(Ok(()));
-        }
-        inner.wait(WaitsFor::Flush, cx);
-        let control = !std::mem::replace(&mut inner.flush_wanted, true) && inner.queue_control();
-        drop(inner);
-        self.queue(shared, control, false);
-        Poll::Pending
-    }
-
-    /// Asks for the end: the mark follows what was written.
-    pub(crate) fn finish(self: &Arc<Self>, shared: &Shared) {
-        let mut inner = self.lock();
-        inner.finishing = true;
-        inner.half.finish();
-        let data = inner.queue_data();
-        drop(inner);
-        self.queue(shared, false, data);
-    }
-
-    /// Ready once the other application has consumed everything, or the stream ended another way.
-    pub(crate) fn poll_finished(&self, cx: &Context<'_>) -> Poll<Result<(), Aborted>> {
-        let mut inner = self.lock();
-        match inner.half.finished() {
-            Finished::Consumed => Poll::Ready(Ok(())),
-            Finished::Aborted(why) => Poll::Ready(Err(why)),
-            Finished::Pending => {
-                inner.wait(WaitsFor::End, cx);
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Gives the stream up; one that has ended, or is finishing, stays as it is.
-    pub(crate) fn abort(self: &Arc<Self>, shared: &Shared, code: Code, text: &str) {
-        let mut inner = self.lock();
-        if inner.finishing {
-            return;
-        }
-        inner.half.abort(code, text);
-        let control = inner.half.has_output() && inner.queue_control();
-        let wakers = inner.settle(shared);
-        drop(inner);
-        self.queue(shared, control, false);
-        wake(wakers);
-    }
-
-    pub(crate) fn is_accepted(&self) -> bool {
-        self.lock().consumer.is_some()
-    }
-
-    pub(crate) fn consumed(&self) -> u64 {
-        self.lock().half.consumed()
-    }
-
-    pub(crate) fn written(&self) -> u64 {
-        self.lock().half.written()
-    }
-
     // The link's side.
 
     /// What is to be sent next, data at most `data_bytes_max`: 0 in a turn for control. The cell leaves the list that it
     /// stood in.
-    pub(crate) fn poll(&self, data_bytes_max: usize, next_id: &mut u64, pieces: &mut Vec<Bytes>) -> Polled {
+    pub(crate) fn poll(self: &Arc<Self>, data_bytes_max: usize, next_id: &mut u64, pieces: &mut Vec<Bytes>) -> Polled {
         let mut inner = self.lock();
         if data_bytes_max == 0 {
             inner.control_queued = false;
         } else {
             inner.data_queued = false;
         }
+        let wakers = inner.advance(&self.shared, self);
         let mut output = inner.half.poll_output(data_bytes_max, pieces);
+        inner.count(&self.shared);
         if std::mem::take(&mut inner.asks) && output.is_none() && !inner.half.is_over() {
             // It wants nothing that it has no credit for: an older limit than the one that the other side gave.
             output = Some(SendOutput::Want { epoch: 0, wanted: inner.half.written() });
@@ -329,10 +324,17 @@ impl SendCell {
             inner.id = *next_id;
             *next_id += 2;
         }
+        if matches!(output, Some(SendOutput::Data { .. })) {
+            self.shared.counters.data_frames_sent.increment();
+        }
         let more = inner.queue_data();
-        let flush = (inner.flush_wanted && inner.half.is_flushed()).then(|| inner.half.written());
-        inner.flush_wanted &= flush.is_none();
-        Polled { output, id: inner.id, more, flush }
+        let flushed = inner.flush_wanted && inner.held.is_none() && inner.half.is_flushed();
+        let flush = flushed.then(|| inner.half.written());
+        inner.flush_wanted &= !flushed;
+        let polled = Polled { output, id: inner.id, more, flush };
+        drop(inner);
+        wake(wakers);
+        polled
     }
 
     /// The send budget is short: asks the other process to say what it has. Any WANT is answered with CREDIT.
@@ -347,7 +349,9 @@ impl SendCell {
     pub(crate) fn handle_accept(&self, accept: &Accept) {
         let mut inner = self.lock();
         inner.half.handle_accept(accept);
-        inner.consumer = Some(accept.incarnation);
+        if inner.consumer.replace(accept.incarnation).is_none() {
+            self.shared.counters.opens_accepted.increment();
+        }
         let waker = inner.due();
         drop(inner);
         wake(waker);
@@ -357,12 +361,14 @@ impl SendCell {
     pub(crate) fn handle_credit(self: &Arc<Self>, shared: &Shared, credit: &Credit) -> bool {
         let mut inner = self.lock();
         inner.half.handle_credit(credit);
+        // What was freed is given back first: the held message may need it.
+        let mut wakers = inner.settle(shared);
+        wakers.extend(inner.advance(shared, self));
         let over = inner.half.is_over();
         // Over, and with something to say, when the credit contradicted what was sent.
         let control = over && inner.half.has_output() && inner.queue_control();
         let data = !over && inner.queue_data();
         let waker = inner.due();
-        let wakers = inner.settle(shared);
         drop(inner);
         self.queue(shared, control, data);
         wake(waker);
@@ -425,6 +431,6 @@ impl SendCell {
     /// Whether the link may end without anything of this stream being lost.
     pub(crate) fn is_settled(&self) -> bool {
         let inner = self.lock();
-        inner.half.is_flushed() || inner.half.is_over()
+        (inner.held.is_none() && inner.half.is_flushed()) || inner.half.is_over()
     }
 }
