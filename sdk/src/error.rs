@@ -119,6 +119,15 @@ impl Error {
         Self::new(ErrorKind::Timeout, false, message).with_code(Code::OutcomeUnknown)
     }
 
+    /// The closing of a consumer, of whose streams so many are over with last words that the node did not take.
+    pub(crate) fn linger_timeout(subject: impl fmt::Display, timeout: Duration, streams: usize) -> Self {
+        let mut message = format!("{subject}: within {timeout:?} the node did not take the end of the bind");
+        if streams > 0 {
+            message += &format!(" and the last words of its streams, {streams} in number");
+        }
+        Self::new(ErrorKind::Timeout, false, message).with_code(Code::OutcomeUnknown)
+    }
+
     pub(crate) fn system(what: &str, why: impl fmt::Display) -> Self {
         Self::new(ErrorKind::System, true, format!("{what}: {why}"))
     }
@@ -168,6 +177,21 @@ impl Error {
         let mut error = Self::new(kind, why.code.is_retryable(), format!("{subject}: {why}")).with_code(why.code);
         error.0.offset = Some(why.offset);
         error
+    }
+}
+
+impl From<Error> for io::Error {
+    /// The error, under the kind that comes nearest; [`io::Error::get_ref`] gives it back.
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::Invalid | ErrorKind::MessageTooLarge => io::ErrorKind::InvalidInput,
+            ErrorKind::Connect | ErrorKind::Refused | ErrorKind::Draining => io::ErrorKind::ConnectionRefused,
+            ErrorKind::Timeout => io::ErrorKind::TimedOut,
+            ErrorKind::Aborted => io::ErrorKind::ConnectionReset,
+            ErrorKind::NodeLost | ErrorKind::Closed => io::ErrorKind::BrokenPipe,
+            ErrorKind::System => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
     }
 }
 

@@ -169,6 +169,23 @@ impl ReceiveHalf {
         }
     }
 
+    /// Up to `max` messages that have arrived whole, and how many these were. When there is none: what there is instead, as
+    /// [`ReceiveHalf::read`] returns it. So the end is not consumed in one call with what precedes it.
+    ///
+    /// # Errors
+    /// There is no whole message.
+    pub fn read_many(&mut self, max: usize, mut take: impl FnMut(Bytes)) -> Result<usize, Read> {
+        let mut count = 0;
+        while count < max && (count == 0 || !self.ready.is_empty()) {
+            match self.read() {
+                Read::Message(message) => take(message),
+                other => return Err(other),
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
     /// Bytes of the messages, one after another, whether these have arrived whole or not: as many as there are and `out`
     /// has room for. An empty message is passed over.
     ///

@@ -4,10 +4,16 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod cancel_receive;
+mod close;
 mod connect;
 mod fake_node;
 mod gather;
+mod gather_many;
 mod lifecycle;
 mod receive;
+mod receive_bytes;
+mod receive_counts;
+mod receive_many;
 mod relay;
 mod send;
