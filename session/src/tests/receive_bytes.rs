@@ -260,3 +260,21 @@ fn who_asks_is_told_once_what_has_arrived() {
     half.handle_want();
     assert_eq!(half.poll_output(), None);
 }
+
+#[test]
+fn a_length_that_takes_all_credit_is_consumed_though_no_byte_follows_it() {
+    let mut bench = Bench::new(&[20_000], 4);
+    bench.bytes(100);
+    bench.arrive(4);
+    assert!(!bench.half.has_bytes(), "nothing that would wake a reader");
+    assert_eq!((bench.half.consumed(), bench.limit), (4, 8));
+    while !bench.has_ended {
+        let before = bench.progress();
+        bench.arrive(1000);
+        while bench.half.has_bytes() && !bench.has_ended {
+            bench.bytes(1000);
+        }
+        assert_ne!(before, bench.progress());
+    }
+    assert_eq!((bench.read.len(), bench.asked), (20_000, 0));
+}
