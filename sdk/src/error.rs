@@ -122,6 +122,15 @@ impl Error {
         Self::new(ErrorKind::Timeout, false, message).with_code(Code::OutcomeUnknown)
     }
 
+    /// The closing of a consumer, of whose streams so many are over with last words that the node did not take.
+    pub(crate) fn linger_timeout(subject: impl fmt::Display, timeout: Duration, streams: usize) -> Self {
+        let mut message = format!("{subject}: within {timeout:?} the node did not take the end of the bind");
+        if streams > 0 {
+            message += &format!(" and the last words of its streams, {streams} in number");
+        }
+        Self::new(ErrorKind::Timeout, false, message).with_code(Code::OutcomeUnknown)
+    }
+
     pub(crate) fn system(what: &str, why: impl fmt::Display) -> Self {
         Self::new(ErrorKind::System, true, format!("{what}: {why}"))
     }
@@ -216,11 +225,10 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match error.kind() {
             ErrorKind::Invalid | ErrorKind::MessageTooLarge => io::ErrorKind::InvalidInput,
-            ErrorKind::Connect | ErrorKind::Closed => io::ErrorKind::NotConnected,
-            ErrorKind::Refused | ErrorKind::Draining => io::ErrorKind::ConnectionRefused,
+            ErrorKind::Connect | ErrorKind::Refused | ErrorKind::Draining => io::ErrorKind::ConnectionRefused,
             ErrorKind::Timeout => io::ErrorKind::TimedOut,
             ErrorKind::Aborted => io::ErrorKind::ConnectionReset,
-            ErrorKind::NodeLost => io::ErrorKind::BrokenPipe,
+            ErrorKind::NodeLost | ErrorKind::Closed => io::ErrorKind::BrokenPipe,
             ErrorKind::Full => io::ErrorKind::WouldBlock,
             ErrorKind::System => io::ErrorKind::Other,
         };

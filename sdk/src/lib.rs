@@ -116,12 +116,12 @@ mod sender;
 
 pub use attachment::{Attachment, AttachmentBuilder};
 pub use bytes::Bytes;
-pub use consumer::{Consumer, ConsumerBuilder};
+pub use consumer::{Consumer, ConsumerBuilder, ConsumerClosed};
 pub use error::{Error, ErrorKind};
-pub use gather::{Expected, Gather, Gathered, LostProducer};
+pub use gather::{Expected, Gather, GatherClosed, Gathered, LostProducer};
 pub use job::{Job, Producer};
 pub use metrics::Metrics;
-pub use receiver::{ProducerInfo, Receiver};
+pub use receiver::{ProducerInfo, Receiver, TryRecv};
 pub use scatter::Scatter;
 pub use sender::{Permit, Sender};
 pub use trunkline_proto::{

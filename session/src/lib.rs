@@ -3,7 +3,8 @@
 //! A stream has two ends, and the ends hold its state; the nodes between them only relay. Both ends are plain state
 //! machines. Methods of three kinds change or ask them, and none of them waits:
 //!
-//! - *the application's*: [`SendHalf::write`], [`SendHalf::finish`], [`ReceiveHalf::read`], [`ReceiveHalf::cancel`], …
+//! - *the application's*: [`SendHalf::write`], [`SendHalf::finish`], [`ReceiveHalf::read`], [`ReceiveHalf::read_bytes`],
+//!   [`ReceiveHalf::cancel`], …
 //! - *the link's*: `handle_…`, with what arrived from the other end;
 //! - *draining*: after any of the above, [`SendHalf::poll_output`] or [`ReceiveHalf::poll_output`] until it returns
 //!   `None`. What it returns is to be sent, in that order.
@@ -27,7 +28,7 @@ mod receive;
 mod send;
 
 pub use credit::{CreditPolicy, Grant, SharedBudget, SharedBudgetConfig};
-pub use receive::{Read, ReceiveHalf, ReceiveOutput};
+pub use receive::{Read, ReadBytes, ReceiveHalf, ReceiveOutput};
 pub use send::{Finished, SendHalf, SendOutput, WriteError, encoded_bytes};
 
 use trunkline_proto::code::Code;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use trunkline_proto::{
     code::Code,
     frame::DataHeader,
@@ -37,6 +37,25 @@ pub enum Read {
     Aborted(Aborted),
 }
 
+/// What [`ReceiveHalf::read_bytes`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadBytes {
+    /// So many bytes were handed out; they count as consumed. None, when there was no room for any.
+    Bytes(usize),
+    /// Nothing yet.
+    Pending,
+    /// The sender finished, and everything was consumed.
+    End,
+    /// The stream ended another way. Of a message that had not arrived whole, what was not read is dropped.
+    Aborted(Aborted),
+}
+
+/// How a stream ended, as its reader learns it.
+enum Ended {
+    Cleanly,
+    Aborted(Aborted),
+}
+
 #[derive(Debug)]
 enum State {
     Open,
@@ -55,21 +74,42 @@ enum State {
 enum Partial {
     /// Fewer bytes than a length or end mark has.
     Head(Vec<u8>),
-    /// Of `length` bytes, these have arrived.
-    Body { length: usize, bytes: Vec<u8> },
+    /// Of `length` bytes, these have arrived, and the first `read` of these were read as bytes. Bytes that were read may
+    /// be forgotten: then they count nowhere here.
+    Body { length: usize, bytes: Vec<u8>, read: usize },
+}
+
+impl Partial {
+    fn none() -> Self {
+        Self::Head(Vec::new())
+    }
+
+    /// Bytes of a message that can be read though it has not arrived whole.
+    fn unread_bytes(&self) -> usize {
+        match self {
+            Self::Head(_) => 0,
+            Self::Body { bytes, read, .. } => bytes.len() - read,
+        }
+    }
 }
 
 /// The receiving end of one stream.
 ///
-/// Invariants: `consumed <= received <= limit`, the end mark apart; a message is read once, and in order.
+/// It is read by whole messages or as bytes, or now so and now so. Bytes are consumed as they are read, so a message
+/// read as bytes needs no more credit than its stream has anyway, however long it is.
+///
+/// Invariants: `consumed <= received <= limit`, the end mark apart; every byte of a message is read once, and in order.
 #[derive(Debug)]
 pub struct ReceiveHalf {
     state: State,
     epoch: u32,
     message_bytes_max: usize,
-    /// Whole messages, each with the offset at which it ends.
+    /// Whole messages, each with the offset at which it ends. Of the first, some may have been read as bytes.
     ready: VecDeque<(Bytes, u64)>,
     partial: Partial,
+    /// The last read was of bytes.
+    reads_bytes: bool,
+    messages_read: u64,
     received: u64,
     consumed: u64,
     limit: u64,
@@ -82,6 +122,8 @@ pub struct ReceiveHalf {
     reported_told: u64,
     limit_told: u64,
     finished_told: bool,
+    /// The other side wants to know what has arrived.
+    acknowledges: bool,
 }
 
 impl ReceiveHalf {
@@ -94,7 +136,9 @@ impl ReceiveHalf {
             epoch,
             message_bytes_max,
             ready: VecDeque::new(),
-            partial: Partial::Head(Vec::new()),
+            partial: Partial::none(),
+            reads_bytes: false,
+            messages_read: 0,
             received: 0,
             consumed: 0,
             limit,
@@ -104,25 +148,99 @@ impl ReceiveHalf {
             reported_told: 0,
             limit_told: limit,
             finished_told: false,
+            acknowledges: false,
         }
     }
 
     // The application's side.
 
-    /// The next message, if one has arrived whole.
+    /// The next message, if one has arrived whole; of one that was begun with [`ReceiveHalf::read_bytes`], the rest.
     pub fn read(&mut self) -> Read {
+        self.reads_bytes = false;
         if let Some((message, end)) = self.ready.pop_front() {
             self.consumed = end;
+            self.messages_read += 1;
             return Read::Message(message);
         }
+        match self.read_end() {
+            None => Read::Pending,
+            Some(Ended::Cleanly) => Read::End,
+            Some(Ended::Aborted(why)) => Read::Aborted(why),
+        }
+    }
+
+    /// Up to `max` messages that have arrived whole, and how many these were. When there is none: what there is instead, as
+    /// [`ReceiveHalf::read`] returns it. So the end is not consumed in one call with what precedes it.
+    ///
+    /// # Errors
+    /// There is no whole message.
+    pub fn read_many(&mut self, max: usize, mut take: impl FnMut(Bytes)) -> Result<usize, Read> {
+        let mut count = 0;
+        while count < max && (count == 0 || !self.ready.is_empty()) {
+            match self.read() {
+                Read::Message(message) => take(message),
+                other => return Err(other),
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Bytes of the messages, one after another, whether these have arrived whole or not: as many as there are and `out`
+    /// has room for. An empty message is passed over.
+    ///
+    /// Until the next [`ReceiveHalf::read`], the stream is one that is read as bytes: what waits at its head is not asked
+    /// for as a whole.
+    pub fn read_bytes(&mut self, out: &mut impl BufMut) -> ReadBytes {
+        self.reads_bytes = true;
+        let mut count = 0;
+        while out.has_remaining_mut()
+            && let Some((message, end)) = self.ready.front_mut()
+        {
+            let part = message.len().min(out.remaining_mut());
+            out.put(message.split_to(part));
+            count += part;
+            self.consumed = *end - message.len() as u64;
+            if message.is_empty() {
+                self.ready.pop_front();
+                self.messages_read += 1;
+            }
+        }
+        if out.has_remaining_mut()
+            && let Partial::Body { length, bytes, read } = &mut self.partial
+        {
+            let part = (bytes.len() - *read).min(out.remaining_mut());
+            out.put_slice(&bytes[*read..*read + part]);
+            count += part;
+            *read += part;
+            // Its length is consumed with its first byte, or before: see `pass_head`.
+            self.consumed = self.received - (bytes.len() - *read) as u64;
+            if *read == bytes.len() {
+                *length -= *read;
+                bytes.clear();
+                *read = 0;
+            }
+        }
+        if count > 0 || !out.has_remaining_mut() {
+            return ReadBytes::Bytes(count);
+        }
+        match self.read_end() {
+            None => ReadBytes::Pending,
+            Some(Ended::Cleanly) => ReadBytes::End,
+            Some(Ended::Aborted(why)) => ReadBytes::Aborted(why),
+        }
+    }
+
+    /// Nothing is left to read: has the stream ended? A clean end is consumed by this.
+    fn read_end(&mut self) -> Option<Ended> {
         match &self.state {
-            State::Open => Read::Pending,
+            State::Open => None,
             State::Ended => {
                 self.state = State::Finished;
-                Read::End
+                Some(Ended::Cleanly)
             }
-            State::Finished => Read::End,
-            State::Aborted { why, .. } => Read::Aborted(Aborted { offset: self.consumed, ..why.clone() }),
+            State::Finished => Some(Ended::Cleanly),
+            State::Aborted { why, .. } => Some(Ended::Aborted(Aborted { offset: self.consumed, ..why.clone() })),
         }
     }
 
@@ -132,21 +250,53 @@ impl ReceiveHalf {
         !self.ready.is_empty() || !matches!(self.state, State::Open)
     }
 
+    /// Whether the last read was of bytes, and another one might return something else than `Pending`.
+    #[must_use]
+    pub fn has_bytes(&self) -> bool {
+        self.reads_bytes && (self.is_readable() || self.partial.unread_bytes() > 0)
+    }
+
+    /// Whole messages that have arrived and were not read to their last byte.
+    #[must_use]
+    pub fn unread_messages(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Messages that were read to their last byte, since the beginning.
+    #[must_use]
+    pub fn messages_read(&self) -> u64 {
+        self.messages_read
+    }
+
     /// Gives the stream up: what has arrived is dropped, and the other side is told. A stream whose end was consumed, or
-    /// that has ended another way, stays as it ended.
-    pub fn cancel(&mut self, code: Code, text: &str) {
-        if matches!(self.state, State::Open | State::Ended) {
+    /// that has ended another way, stays as it ended. Returns whether it ended by this.
+    pub fn cancel(&mut self, code: Code, text: &str) -> bool {
+        let was_live = matches!(self.state, State::Open | State::Ended);
+        if was_live {
             let why = Aborted { code, offset: self.consumed, text: text.to_owned() };
             self.state = State::Aborted { why, told: false };
         }
         self.ready = VecDeque::new();
-        self.partial = Partial::Head(Vec::new());
+        self.partial = Partial::none();
+        was_live
     }
 
     /// How far the application has consumed the stream, in bytes.
     #[must_use]
     pub fn consumed(&self) -> u64 {
         self.consumed
+    }
+
+    /// How far the stream has arrived, in bytes, the end mark included.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Whether the sender finished and everything was consumed, which the application was told.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        matches!(self.state, State::Finished)
     }
 
     /// Bytes held here, in whole and partial messages.
@@ -192,6 +342,7 @@ impl ReceiveHalf {
             self.take(&mut payload);
         }
         let whole = self.ready.len().saturating_sub(before);
+        self.pass_head();
         if self.exceeds_limit() {
             self.refuse_excess(sent);
         } else if !payload.is_empty() && matches!(self.state, State::Ended) {
@@ -207,8 +358,13 @@ impl ReceiveHalf {
     pub fn handle_abort(&mut self, code: Code, text: String) {
         if matches!(self.state, State::Open) {
             self.state = State::Aborted { why: Aborted { code, offset: self.consumed, text }, told: true };
-            self.partial = Partial::Head(Vec::new());
+            self.partial = Partial::none();
         }
+    }
+
+    /// The other side wants more, or to know what it need not keep: it is told when there is something new to tell.
+    pub fn handle_want(&mut self) {
+        self.acknowledges = true;
     }
 
     // The credit policy's side.
@@ -220,7 +376,8 @@ impl ReceiveHalf {
     pub fn poll_consumed(&mut self) -> Option<u64> {
         let step = self.limit.saturating_sub(self.reported) / 4;
         let fresh = self.consumed - self.reported;
-        let starved = self.ready.is_empty() && self.limit.saturating_sub(self.received) <= step;
+        let has_read_all = self.ready.is_empty() && !(self.reads_bytes && self.partial.unread_bytes() > 0);
+        let starved = has_read_all && self.limit.saturating_sub(self.received) <= step;
         if fresh == 0 || (fresh < step && !starved) {
             return None;
         }
@@ -230,11 +387,17 @@ impl ReceiveHalf {
 
     /// The end of the message at the head, once all before it is consumed, when it reaches beyond the limit.
     ///
-    /// Returned once per message: the policy remembers it.
+    /// Returned once per message: the policy remembers it. Not returned while the stream is read as bytes: then no message
+    /// need be let in as a whole.
     pub fn poll_message_end(&mut self) -> Option<u64> {
-        let Partial::Body { length, bytes } = &self.partial else { return None };
+        let Partial::Body { length, bytes, .. } = &self.partial else { return None };
         let end = self.received + (length - bytes.len()) as u64;
-        if !self.ready.is_empty() || end <= self.limit || self.asked == end || !matches!(self.state, State::Open) {
+        if self.reads_bytes
+            || !self.ready.is_empty()
+            || end <= self.limit
+            || self.asked == end
+            || !matches!(self.state, State::Open)
+        {
             return None;
         }
         self.asked = end;
@@ -261,6 +424,7 @@ impl ReceiveHalf {
         self.reported_told = self.reported;
         self.limit_told = self.limit;
         self.finished_told = finished;
+        self.acknowledges = false;
         Some(ReceiveOutput::Credit(Credit {
             stream: 0,
             epoch: self.epoch,
@@ -279,12 +443,21 @@ impl ReceiveHalf {
             State::Finished => !self.finished_told,
             State::Open | State::Ended => {
                 // A sender at its limit is told all, so that it keeps nothing for replay while it waits.
-                let is_at_limit = self.received >= self.limit && self.received > self.received_told;
+                let tells_received = self.acknowledges || self.received >= self.limit;
                 self.limit > self.limit_told
                     || self.reported > self.reported_told
                     || self.received - self.received_told >= RECEIVED_STEP_BYTES
-                    || is_at_limit
+                    || (tells_received && self.received > self.received_told)
             }
+        }
+    }
+
+    /// Whoever reads bytes and has read all that came gets nothing from the length of the next message: it is consumed as
+    /// it arrives. Otherwise, where credit is short, that length could use up all there is.
+    fn pass_head(&mut self) {
+        let is_at_head = self.reads_bytes && self.ready.is_empty() && matches!(self.state, State::Open);
+        if is_at_head && matches!(self.partial, Partial::Body { .. }) && self.partial.unread_bytes() == 0 {
+            self.consumed = self.received;
         }
     }
 
@@ -307,24 +480,30 @@ impl ReceiveHalf {
 
     fn refuse(&mut self, code: Code, text: String) {
         self.state = State::Aborted { why: Aborted { code, offset: self.consumed, text }, told: false };
-        self.partial = Partial::Head(Vec::new());
+        self.partial = Partial::none();
     }
 
     /// Takes one step through `payload`: a message, a part of one, or a part of a head.
     fn take(&mut self, payload: &mut Bytes) {
         match &mut self.partial {
-            Partial::Body { length, bytes } => {
+            Partial::Body { length, bytes, read } => {
                 let part = payload.len().min(*length - bytes.len());
-                // Grows with what has credit, not with what was declared.
-                let allowed = usize::try_from(self.limit.saturating_sub(self.received)).unwrap_or(usize::MAX);
                 if bytes.capacity() < bytes.len() + part {
+                    // What was read makes room first.
+                    bytes.drain(..*read);
+                    *length -= std::mem::take(read);
+                }
+                if bytes.capacity() < bytes.len() + part {
+                    // Grows with what has credit, not with what was declared.
+                    let allowed = usize::try_from(self.limit.saturating_sub(self.received)).unwrap_or(usize::MAX);
                     bytes.reserve_exact((*length - bytes.len()).min(allowed).max(part));
                 }
                 bytes.extend_from_slice(&payload.split_to(part));
                 self.received += part as u64;
                 if bytes.len() == *length {
-                    let message = Bytes::from(std::mem::take(bytes));
-                    self.partial = Partial::Head(Vec::new());
+                    let mut message = Bytes::from(std::mem::take(bytes));
+                    message.advance(*read);
+                    self.partial = Partial::none();
                     self.ready.push_back((message, self.received));
                 }
             }
@@ -362,9 +541,9 @@ impl ReceiveHalf {
                 } else if length <= payload.len() {
                     self.received += length as u64;
                     self.ready.push_back((payload.split_to(length), self.received));
-                    self.partial = Partial::Head(Vec::new());
+                    self.partial = Partial::none();
                 } else {
-                    self.partial = Partial::Body { length, bytes: Vec::new() };
+                    self.partial = Partial::Body { length, bytes: Vec::new(), read: 0 };
                 }
             }
             Head::End { final_offset } => {

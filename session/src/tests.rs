@@ -2,9 +2,10 @@
 
 mod credit;
 mod receive;
+mod receive_bytes;
 mod send;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use trunkline_proto::{
     code::Code,
     frame::DataHeader,

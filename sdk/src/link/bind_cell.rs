@@ -13,11 +13,11 @@ use trunkline_proto::{
     message::{Bind, Refused, Unbind},
 };
 
-use super::{Admission, Cell, Delivery, Ended, GatherQueue, ReceiveCell, Shared, lock, wake};
+use super::{Admission, BindTally, Cell, Delivery, Ended, GatherQueue, LINGER, ReceiveCell, Shared, lock, wake};
 use crate::{error::Error, gather::Expected, receiver::ProducerInfo};
 
-/// How many streams may wait for `accept`. One more is refused as `busy`, which its producer may try again.
-const BACKLOG_STREAMS_MAX: usize = 1024;
+/// Why a stream that nobody took is refused.
+const UNTAKEN: &str = "the consumer was closed before it took the stream";
 
 /// A consumer's bind.
 #[derive(Debug)]
@@ -25,6 +25,9 @@ pub(crate) struct BindCell {
     pub(crate) job: JobId,
     pub(crate) address: ConsumerAddress,
     pub(crate) incarnation: Incarnation,
+    /// How many streams may wait for `accept`. One more is refused as `busy`, which its producer may try again.
+    backlog_streams_max: usize,
+    tally: Arc<BindTally>,
     inner: Mutex<Inner>,
 }
 
@@ -37,9 +40,22 @@ struct Inner {
     /// The application is done with it.
     closed: bool,
     unbind_told: bool,
+    /// The link's thread was asked to say when everything up to here is written.
+    flushing: bool,
+    /// The application need not wait any more for its closing: everything was written, or that took too long.
+    closing: Option<Closing>,
+    /// Streams that nobody had taken when it was closed.
+    refused: usize,
     takes: Takes,
     waker: Option<Waker>,
     queued: bool,
+}
+
+/// How closing went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    HandedOver,
+    Overdue,
 }
 
 /// Where streams go.
@@ -75,17 +91,27 @@ impl BindEnd {
 
 impl BindCell {
     /// A consumer that wants to be bound. Its place in the control list is taken: hand it to [`super::Ready::admit`].
-    pub(crate) fn new(job: JobId, address: ConsumerAddress, incarnation: Incarnation) -> Self {
+    pub(crate) fn new(
+        job: JobId,
+        address: ConsumerAddress,
+        incarnation: Incarnation,
+        backlog_streams_max: usize,
+    ) -> Self {
         Self {
             job,
             address,
             incarnation,
+            backlog_streams_max,
+            tally: Arc::default(),
             inner: Mutex::new(Inner {
                 id: 0,
                 bound: false,
                 ended: None,
                 closed: false,
                 unbind_told: false,
+                flushing: false,
+                closing: None,
+                refused: 0,
                 takes: Takes::Backlog(VecDeque::new()),
                 waker: None,
                 queued: true,
@@ -146,7 +172,7 @@ impl BindCell {
         for (admitted, cell) in admitted {
             match admitted {
                 Ok(_) => cell.deliver_to(&queue),
-                Err(why) => cell.cancel(shared, Code::Cancelled, &why),
+                Err(why) => drop(cell.cancel(shared, Code::Cancelled, &why)),
             }
         }
         if let Some(why) = ended {
@@ -165,22 +191,52 @@ impl BindCell {
         };
         let queued = !std::mem::replace(&mut inner.queued, true);
         drop(inner);
+        let mut refused = 0;
         for cell in left {
-            cell.cancel(shared, Code::ConsumerClosed, "the consumer was closed before it took the stream");
+            refused += usize::from(cell.cancel(shared, Code::ConsumerClosed, UNTAKEN));
         }
+        if refused > 0 {
+            self.lock().refused += refused;
+        }
+        // Behind everything that its streams have said, so that the end of the bind is written after it.
         if queued {
             shared.ready.control(Cell::Bind(Arc::clone(self)));
         }
     }
 
-    /// Ready once the node was told, or cannot be.
-    pub(crate) fn poll_closed(&self, cx: &Context<'_>) -> Poll<()> {
+    /// After [`BindCell::close`]: ready once the end of the bind, and what its streams had said before, are written.
+    pub(crate) fn poll_closed(&self, shared: &Shared, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         let mut inner = self.lock();
-        if inner.unbind_told || inner.ended.is_some() {
-            return Poll::Ready(());
+        let subject = || format!("consumer {}", self.address);
+        match (inner.closing, &inner.ended) {
+            (Some(Closing::HandedOver), _) => return Poll::Ready(Ok(())),
+            (Some(Closing::Overdue), _) => {
+                return Poll::Ready(Err(Error::linger_timeout(subject(), LINGER, self.tally.unsaid())));
+            }
+            (None, Some(BindEnd::Detached(ended))) => return Poll::Ready(Err(Error::ended(subject(), ended))),
+            (None, _) => inner.waker = Some(cx.waker().clone()),
         }
-        inner.waker = Some(cx.waker().clone());
-        Poll::Pending
+        drop(inner);
+        // A bind that the node had ended is known to the link no more, and does not hear of the link's end.
+        match shared.ready.ended() {
+            Some(ended) => Poll::Ready(Err(Error::ended(subject(), &ended))),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Whether nobody need wait any more for its closing.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closing.is_some()
+    }
+
+    /// Streams that nobody had taken when it was closed.
+    pub(crate) fn refused(&self) -> usize {
+        self.lock().refused
+    }
+
+    /// Streams that came through it and are not over.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.tally.unfinished()
     }
 
     // The link's side.
@@ -207,11 +263,32 @@ impl BindCell {
         }
         inner.unbind_told = true;
         let told = inner.id != 0 && !matches!(inner.ended, Some(BindEnd::Refused { .. }));
-        let frame = told.then(|| Unbind { bind: inner.id }.into());
+        told.then(|| Unbind { bind: inner.id }.into())
+    }
+
+    /// Whether, once what is now on its way is written, the closing is handed over. Asked by the link's thread, which is
+    /// told so once.
+    pub(crate) fn begins_flush(&self) -> bool {
+        let mut inner = self.lock();
+        inner.unbind_told && !std::mem::replace(&mut inner.flushing, true)
+    }
+
+    /// Everything up to the end of the bind was written.
+    pub(crate) fn handle_flushed(&self) {
+        self.finish_closing(Closing::HandedOver);
+    }
+
+    /// It has waited for that long enough.
+    pub(crate) fn handle_overdue(&self) {
+        self.finish_closing(Closing::Overdue);
+    }
+
+    fn finish_closing(&self, closing: Closing) {
+        let mut inner = self.lock();
+        inner.closing.get_or_insert(closing);
         let waker = inner.waker.take();
         drop(inner);
         wake(waker);
-        frame
     }
 
     /// Its id on the link; 0 while it has none.
@@ -241,11 +318,12 @@ impl BindCell {
     ) -> Result<Arc<ReceiveCell>, (Code, String)> {
         let mut inner = self.lock();
         if inner.closed {
-            return Err((Code::ConsumerClosed, "the consumer was closed before it took the stream".to_owned()));
+            inner.refused += 1;
+            return Err((Code::ConsumerClosed, UNTAKEN.to_owned()));
         }
         let delivery = match &mut inner.takes {
-            Takes::Backlog(backlog) if backlog.len() >= BACKLOG_STREAMS_MAX => {
-                let text = format!("the consumer's backlog is full: {BACKLOG_STREAMS_MAX} streams wait to be accepted");
+            Takes::Backlog(backlog) if backlog.len() >= self.backlog_streams_max => {
+                let text = format!("the consumer's backlog is full: {} streams wait to be accepted", backlog.len());
                 return Err((Code::Busy, text));
             }
             Takes::Backlog(_) => Delivery::Reader(None),
@@ -254,10 +332,11 @@ impl BindCell {
                 Delivery::Gather(Arc::clone(queue))
             }
         };
-        let incarnation = self.incarnation;
+        shared.counters.accepts.increment();
+        let (incarnation, tally) = (self.incarnation, Arc::clone(&self.tally));
         let cell = shared.credit.open(stream, |limit| {
             let message_bytes_max = shared.message_bytes_max;
-            Arc::new(ReceiveCell::new(stream, producer, incarnation, delivery, limit, message_bytes_max))
+            Arc::new(ReceiveCell::new(stream, producer, incarnation, tally, delivery, limit, message_bytes_max))
         });
         let taken = match &mut inner.takes {
             Takes::Backlog(backlog) => {
@@ -271,7 +350,7 @@ impl BindCell {
         wake(waker);
         if !taken {
             // It tells its own refusal.
-            cell.cancel(shared, Code::ConsumerClosed, "the consumer was closed before it took the stream");
+            cell.cancel(shared, Code::ConsumerClosed, UNTAKEN);
         }
         Ok(cell)
     }

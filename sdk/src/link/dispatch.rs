@@ -95,8 +95,13 @@ impl Link {
         let Some(node) = open.producer_node else {
             return Err(format!("the node offered stream {stream} without its producer's node"));
         };
-        let producer =
-            Arc::new(ProducerInfo { name: open.producer, node, incarnation: open.incarnation, number: open.number });
+        let producer = Arc::new(ProducerInfo {
+            name: open.producer,
+            node,
+            incarnation: open.incarnation,
+            number: open.number,
+            stream,
+        });
         let offered = match self.binds.get(&bind) {
             Some(cell) => cell.offer(&self.shared, stream, producer),
             None => Err((Code::ConsumerClosed, "the consumer was closed before it took the stream".to_owned())),

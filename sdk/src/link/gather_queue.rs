@@ -51,10 +51,16 @@ impl GatherQueue {
         !inner.closed
     }
 
-    /// A stream was read to its end.
-    pub(crate) fn leave(&self, stream: u64) {
+    /// A stream was read to its end, or cancelled. Returns whether it had been there.
+    pub(crate) fn leave(&self, stream: u64) -> bool {
         let left = lock(&self.0).live.remove(&stream);
-        drop(left);
+        left.is_some()
+    }
+
+    /// A producer's stream, unless it was read to its end.
+    pub(crate) fn find(&self, producer: &ProducerInfo) -> Option<Arc<ReceiveCell>> {
+        let inner = lock(&self.0);
+        inner.live.get(&producer.stream).filter(|cell| *cell.producer == *producer).cloned()
     }
 
     /// `messages` became whole, or, when `end`, the stream was found to have ended after them.
@@ -84,6 +90,11 @@ impl GatherQueue {
         let waker = inner.waker.take();
         drop(inner);
         wake(waker);
+    }
+
+    /// The oldest token, if there is one.
+    pub(crate) fn pop(&self) -> Option<Token> {
+        lock(&self.0).tokens.pop_front()
     }
 
     /// The oldest token; the end of the bind once there is none and, while the link lives, no stream is left.

@@ -12,11 +12,13 @@
 //! credit of another.
 
 mod bind_cell;
+mod bind_tally;
 mod budget;
 mod connect;
 mod dispatch;
 mod gather_queue;
 mod latch;
+mod lingering;
 mod ready;
 mod receive_cell;
 mod send_cell;
@@ -35,10 +37,12 @@ use trunkline_session::{SharedBudget, SharedBudgetConfig};
 use crate::metrics::Counters;
 
 pub(crate) use bind_cell::{BindCell, BindEnd};
+pub(crate) use bind_tally::BindTally;
 pub(crate) use budget::{CreditBook, News, SendBudget};
 pub(crate) use connect::{Attached, Options, attach};
 pub(crate) use gather_queue::{Admission, GatherQueue, Popped, Token};
 pub(crate) use latch::Latch;
+pub(crate) use lingering::{LINGER, Lingering};
 pub(crate) use ready::{Cell, Ready, Turn};
 pub(crate) use receive_cell::{Delivery, ReceiveCell};
 pub(crate) use send_cell::{Lacking, Refusal, SendCell, Stream};
@@ -57,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) ready: Ready,
     pub(crate) credit: CreditBook,
     pub(crate) send_budget: SendBudget,
+    pub(crate) lingering: Lingering,
     /// The node said that it takes nothing new.
     pub(crate) draining: AtomicBool,
     /// Opens when the link's thread is done.
@@ -77,6 +82,7 @@ impl Shared {
             ready: Ready::default(),
             credit: CreditBook::new(Box::new(SharedBudget::new(config))),
             send_budget: SendBudget::new(options.send_budget_bytes),
+            lingering: Lingering::default(),
             draining: AtomicBool::new(false),
             done: Latch::default(),
             message_bytes_max: options.message_bytes_max,

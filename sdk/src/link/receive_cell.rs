@@ -5,17 +5,17 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use trunkline_proto::{
     code::Code,
     frame::{DataHeader, Frame},
     id::Incarnation,
     message::{Abort, Accept, Credit},
 };
-use trunkline_session::{Read, ReceiveHalf, ReceiveOutput};
+use trunkline_session::{Read, ReadBytes, ReceiveHalf, ReceiveOutput};
 
-use super::{Cell, Ended, GatherQueue, News, Shared, lock};
-use crate::receiver::ProducerInfo;
+use super::{BindTally, Cell, Ended, GatherQueue, News, Shared, lock};
+use crate::{metrics::Counters, receiver::ProducerInfo};
 
 /// The receiving end of one stream.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct ReceiveCell {
     pub(crate) producer: Arc<ProducerInfo>,
     /// The consumer's life, for ACCEPT.
     consumer: Incarnation,
+    /// What its bind knows of its streams.
+    tally: Arc<BindTally>,
     inner: Mutex<Inner>,
 }
 
@@ -33,15 +35,13 @@ struct Inner {
     half: ReceiveHalf,
     /// The first limit, until ACCEPT is sent.
     accept: Option<u64>,
-    /// Whole messages that have arrived and were not read.
-    unread: usize,
     delivery: Delivery,
-    /// The latest limit.
-    limit: u64,
-    /// The sender knows that so much has been received.
-    acknowledged: u64,
-    /// The sender asked for that.
-    acknowledges: bool,
+    /// The counters know of so many messages, and of so many bytes, read.
+    counted: (u64, u64),
+    /// The stream is over, and the counters and its bind know.
+    over: bool,
+    /// Its last word is not written yet.
+    unsaid: bool,
     /// In the control list.
     queued: bool,
     /// The credit policy knows the stream.
@@ -68,27 +68,43 @@ enum Delivered {
 
 impl Inner {
     fn queue(&mut self) -> bool {
-        (self.acknowledges || self.half.has_output()) && !std::mem::replace(&mut self.queued, true)
+        self.half.has_output() && !std::mem::replace(&mut self.queued, true)
     }
 
-    /// What the sender need not keep, when it asked and does not know it.
-    fn acknowledgement(&mut self) -> Option<Credit> {
-        let asked = std::mem::take(&mut self.acknowledges) && !self.half.is_over();
-        let (consumed, limit) = (self.half.consumed(), self.limit);
-        let received = consumed + self.half.buffered_bytes();
-        (asked && received > self.acknowledged).then_some(Credit {
-            stream: 0,
-            epoch: 0,
-            received,
-            consumed,
-            limit,
-            finished: false,
-        })
+    /// Registers the task that reads.
+    fn wait(&mut self, cx: &Context<'_>) {
+        if let Delivery::Reader(waker) = &mut self.delivery {
+            match waker {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                waker => *waker = Some(cx.waker().clone()),
+            }
+        }
+    }
+
+    /// Raises the counters: how the stream ended, once; what was read, when the policy hears of it too or nothing is left
+    /// to read, so that a message read alone costs them nothing.
+    fn count(&mut self, counters: &Counters, tally: &BindTally, is_told: bool) {
+        if is_told || self.half.unread_messages() == 0 {
+            let (messages, bytes) = self.counted;
+            self.counted = (self.half.messages_read(), self.half.consumed());
+            if self.counted != (messages, bytes) {
+                counters.messages_received.add(self.counted.0 - messages);
+                counters.bytes_received.add(self.counted.1 - bytes);
+            }
+        }
+        if self.half.is_over() && !std::mem::replace(&mut self.over, true) {
+            self.unsaid = self.half.has_output();
+            tally.end(self.unsaid);
+            match self.half.is_finished() {
+                true => counters.receives_finished.increment(),
+                false => counters.receives_lost.increment(),
+            }
+        }
     }
 
     /// Whether the end was found just now: nothing is unread, and nothing will follow.
     fn finds_end(&mut self) -> bool {
-        let found = self.unread == 0 && self.half.is_readable() && !self.end_told;
+        let found = self.half.unread_messages() == 0 && self.half.is_readable() && !self.end_told;
         self.end_told |= found;
         found
     }
@@ -99,7 +115,7 @@ impl Inner {
             return None;
         }
         if self.half.is_over() {
-            self.accounted = self.unread > 0;
+            self.accounted = self.half.unread_messages() > 0;
             return (!self.accounted).then_some(News::Close);
         }
         match self.half.poll_message_end() {
@@ -110,10 +126,9 @@ impl Inner {
 
     /// What to deliver after `messages` arrived.
     fn deliver(&mut self, messages: usize) -> Delivered {
-        self.unread += messages;
         let end = self.finds_end();
         match &mut self.delivery {
-            Delivery::Reader(waker) => match waker.take_if(|_| messages > 0 || end) {
+            Delivery::Reader(waker) => match waker.take_if(|_| messages > 0 || end || self.half.has_bytes()) {
                 Some(waker) => Delivered::Wake(waker),
                 None => Delivered::Nothing,
             },
@@ -131,22 +146,24 @@ impl ReceiveCell {
         id: u64,
         producer: Arc<ProducerInfo>,
         consumer: Incarnation,
+        tally: Arc<BindTally>,
         delivery: Delivery,
         limit: u64,
         message_bytes_max: usize,
     ) -> Self {
+        tally.begin();
         Self {
             id,
             producer,
             consumer,
+            tally,
             inner: Mutex::new(Inner {
                 half: ReceiveHalf::new(0, limit, message_bytes_max),
                 accept: Some(limit),
-                unread: 0,
                 delivery,
-                limit,
-                acknowledged: 0,
-                acknowledges: false,
+                counted: (0, 0),
+                over: false,
+                unsaid: false,
                 queued: true,
                 accounted: true,
                 end_told: false,
@@ -161,6 +178,7 @@ impl ReceiveCell {
     /// Releases the lock, then says what is to be said.
     fn settle(self: &Arc<Self>, shared: &Shared, mut inner: MutexGuard<'_, Inner>, delivered: Delivered) {
         let news = inner.news();
+        inner.count(&shared.counters, &self.tally, news.is_some());
         // What the policy grants in answer goes out in the same CREDIT.
         let queued = news.is_none() && inner.queue();
         drop(inner);
@@ -190,32 +208,73 @@ impl ReceiveCell {
     pub(crate) fn poll_read(self: &Arc<Self>, shared: &Shared, cx: &Context<'_>) -> Poll<Read> {
         let mut inner = self.lock();
         let read = inner.half.read();
-        match read {
-            Read::Pending => {
-                if let Delivery::Reader(waker) = &mut inner.delivery {
-                    match waker {
-                        Some(waker) if waker.will_wake(cx.waker()) => {}
-                        waker => *waker = Some(cx.waker().clone()),
-                    }
-                }
-                return Poll::Pending;
-            }
-            Read::Message(_) => inner.unread -= 1,
-            Read::End | Read::Aborted(_) => {}
+        if read == Read::Pending {
+            inner.wait(cx);
         }
         self.settle(shared, inner, Delivered::Nothing);
-        Poll::Ready(read)
+        match read {
+            Read::Pending => Poll::Pending,
+            read => Poll::Ready(read),
+        }
     }
 
-    /// For a gather: what is there, and whether after it nothing follows and nobody else will say so.
-    pub(crate) fn read(self: &Arc<Self>, shared: &Shared) -> (Read, bool) {
+    /// Up to `max` messages, and how many; what else there is when there is none, without waiting for any.
+    pub(crate) fn read(self: &Arc<Self>, shared: &Shared, max: usize, take: impl FnMut(Bytes)) -> Result<usize, Read> {
         let mut inner = self.lock();
-        let read = inner.half.read();
-        let mut end = false;
-        if matches!(read, Read::Message(_)) {
-            inner.unread -= 1;
-            end = inner.finds_end();
+        let read = inner.half.read_many(max, take);
+        self.settle(shared, inner, Delivered::Nothing);
+        read
+    }
+
+    /// The same; registers the task when there is nothing.
+    pub(crate) fn poll_read_many(
+        self: &Arc<Self>,
+        shared: &Shared,
+        max: usize,
+        take: impl FnMut(Bytes),
+        cx: &Context<'_>,
+    ) -> Poll<Result<usize, Read>> {
+        let mut inner = self.lock();
+        let read = inner.half.read_many(max, take);
+        if read == Err(Read::Pending) {
+            inner.wait(cx);
         }
+        self.settle(shared, inner, Delivered::Nothing);
+        match read {
+            Err(Read::Pending) => Poll::Pending,
+            read => Poll::Ready(read),
+        }
+    }
+
+    /// Bytes, as many as there are and `out` has room for, or the end; registers the task when there is neither.
+    pub(crate) fn poll_read_bytes(
+        self: &Arc<Self>,
+        shared: &Shared,
+        out: &mut impl BufMut,
+        cx: &Context<'_>,
+    ) -> Poll<ReadBytes> {
+        let mut inner = self.lock();
+        let read = inner.half.read_bytes(out);
+        if read == ReadBytes::Pending {
+            inner.wait(cx);
+        }
+        self.settle(shared, inner, Delivered::Nothing);
+        match read {
+            ReadBytes::Pending => Poll::Pending,
+            read => Poll::Ready(read),
+        }
+    }
+
+    /// For a gather: as [`ReceiveCell::read`], and whether after it nothing follows and nobody else will say so.
+    pub(crate) fn read_gathered(
+        self: &Arc<Self>,
+        shared: &Shared,
+        max: usize,
+        take: impl FnMut(Bytes),
+    ) -> (Result<usize, Read>, bool) {
+        let mut inner = self.lock();
+        let read = inner.half.read_many(max, take);
+        let end = read.is_ok() && inner.finds_end();
         self.settle(shared, inner, Delivered::Nothing);
         (read, end)
     }
@@ -224,7 +283,7 @@ impl ReceiveCell {
     pub(crate) fn deliver_to(self: &Arc<Self>, queue: &Arc<GatherQueue>) {
         let mut inner = self.lock();
         inner.delivery = Delivery::Gather(Arc::clone(queue));
-        let messages = inner.unread;
+        let messages = inner.half.unread_messages();
         let end = inner.finds_end();
         drop(inner);
         if messages > 0 || end {
@@ -232,12 +291,18 @@ impl ReceiveCell {
         }
     }
 
-    /// Gives the stream up. One that ended stays as it ended.
-    pub(crate) fn cancel(self: &Arc<Self>, shared: &Shared, code: Code, text: &str) {
+    /// Gives the stream up. One that ended stays as it ended. Returns whether it ended by this.
+    pub(crate) fn cancel(self: &Arc<Self>, shared: &Shared, code: Code, text: &str) -> bool {
         let mut inner = self.lock();
-        inner.half.cancel(code, text);
-        inner.unread = 0;
+        let was_live = inner.half.cancel(code, text);
         self.settle(shared, inner, Delivered::Nothing);
+        was_live
+    }
+
+    /// How far the stream has arrived, and how far it was consumed, in bytes.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        let inner = self.lock();
+        (inner.half.received(), inner.half.consumed())
     }
 
     // The link's side.
@@ -251,21 +316,25 @@ impl ReceiveCell {
         {
             return Some(Accept { stream: self.id, incarnation: self.consumer, limit }.into());
         }
-        let credit = match inner.half.poll_output() {
-            Some(ReceiveOutput::Credit(credit)) => credit,
-            Some(ReceiveOutput::Abort(why)) => {
-                return Some(Abort { stream: self.id, code: why.code, offset: why.offset, text: why.text }.into());
+        Some(match inner.half.poll_output()? {
+            ReceiveOutput::Credit(credit) => Credit { stream: self.id, ..credit }.into(),
+            ReceiveOutput::Abort(why) => {
+                Abort { stream: self.id, code: why.code, offset: why.offset, text: why.text }.into()
             }
-            None => inner.acknowledgement()?,
-        };
-        inner.acknowledged = credit.received;
-        Some(Credit { stream: self.id, ..credit }.into())
+        })
+    }
+
+    /// The stream's last word was written.
+    pub(crate) fn handle_flushed(&self) {
+        if std::mem::take(&mut self.lock().unsaid) {
+            self.tally.said();
+        }
     }
 
     /// The sender asks for more, or at least to know what it need not keep.
     pub(crate) fn handle_want(self: &Arc<Self>, shared: &Shared, wanted: u64) {
         let mut inner = self.lock();
-        inner.acknowledges = true;
+        inner.half.handle_want();
         let queued = inner.queue();
         drop(inner);
         if queued {
@@ -275,6 +344,7 @@ impl ReceiveCell {
     }
 
     pub(crate) fn handle_data(self: &Arc<Self>, shared: &Shared, header: &DataHeader, payload: Bytes) {
+        shared.counters.data_frames_received.increment();
         let mut inner = self.lock();
         let messages = inner.half.handle_data(header, payload);
         let delivered = inner.deliver(messages);
@@ -293,7 +363,6 @@ impl ReceiveCell {
     pub(crate) fn grant(self: &Arc<Self>, shared: &Shared, limit: u64) {
         let mut inner = self.lock();
         inner.half.handle_grant(limit);
-        inner.limit = inner.limit.max(limit);
         let queued = inner.queue();
         drop(inner);
         if queued {
@@ -307,7 +376,6 @@ impl ReceiveCell {
         let mut inner = self.lock();
         inner.queued = false;
         inner.half.cancel(Code::ConsumerGone, "the consumer's process detached before it consumed the stream");
-        inner.unread = 0;
         let delivered = inner.deliver(0);
         self.settle(shared, inner, delivered);
     }

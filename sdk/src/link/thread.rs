@@ -52,7 +52,7 @@ pub(super) struct Link {
     pub(super) binds: HashMap<u64, Arc<BindCell>>,
     next_stream: u64,
     next_bind: u64,
-    /// Flushes that wait for the bytes of the link up to a position, which rises.
+    /// Who waits for the bytes of the link up to a position, which rises.
     flushing: VecDeque<Flush>,
     /// When the other processes may be asked next to say what they have.
     ask_at: Instant,
@@ -64,8 +64,17 @@ pub(super) struct Link {
 
 struct Flush {
     position: u64,
-    cell: Arc<SendCell>,
-    offset: u64,
+    told: Told,
+}
+
+/// Who is told that what it had to say is written.
+enum Told {
+    /// A flush of the stream up to an offset.
+    Send(Arc<SendCell>, u64),
+    /// A stream's last word.
+    Receive(Arc<ReceiveCell>),
+    /// The end of a bind.
+    Bind(Arc<BindCell>),
 }
 
 /// Writes once, as much as the kernel takes.
@@ -123,6 +132,7 @@ impl Link {
                 self.detach();
             }
             self.ask();
+            self.shared.lingering.expire(Instant::now());
             self.fill();
             if let Err(error) = self.write() {
                 // Why the node has closed the link is what it said last.
@@ -156,7 +166,8 @@ impl Link {
         }
         let ask_at = self.shared.send_budget.is_short().then_some(self.ask_at);
         let timer = async {
-            match self.close_by.into_iter().chain(ask_at).min() {
+            let linger_by = self.shared.lingering.next_at();
+            match self.close_by.into_iter().chain(ask_at).chain(linger_by).min() {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
@@ -241,15 +252,20 @@ impl Link {
             }
         }
         if let Some(offset) = polled.flush {
-            let position = self.written_bytes + self.outgoing.len() as u64;
-            self.flushing.push_back(Flush { position, cell: Arc::clone(&cell), offset });
+            self.tell_when_written(Told::Send(Arc::clone(&cell), offset));
         }
         if polled.more {
             self.shared.ready.data(cell);
         }
     }
 
-    fn turn_receive(&mut self, cell: &ReceiveCell) {
+    /// Everything that was pushed until now is to be written first.
+    fn tell_when_written(&mut self, told: Told) {
+        let position = self.written_bytes + self.outgoing.len() as u64;
+        self.flushing.push_back(Flush { position, told });
+    }
+
+    fn turn_receive(&mut self, cell: &Arc<ReceiveCell>) {
         while let Some(frame) = cell.poll() {
             let over = match &frame {
                 Frame::Credit(credit) => credit.finished,
@@ -259,6 +275,7 @@ impl Link {
             self.outgoing.push(&frame);
             if over {
                 self.receivers.remove(&cell.id);
+                self.tell_when_written(Told::Receive(Arc::clone(cell)));
             }
         }
     }
@@ -270,6 +287,9 @@ impl Link {
                 Frame::Unbind(unbind) => drop(self.binds.remove(&unbind.bind)),
                 _ => drop(self.binds.insert(cell.id(), Arc::clone(cell))),
             }
+        }
+        if cell.begins_flush() {
+            self.tell_when_written(Told::Bind(Arc::clone(cell)));
         }
     }
 
@@ -283,19 +303,27 @@ impl Link {
             }
         }
         while self.flushing.front().is_some_and(|flush| flush.position <= self.written_bytes) {
-            if let Some(flush) = self.flushing.pop_front() {
-                flush.cell.handle_flushed(flush.offset);
+            match self.flushing.pop_front().map(|flush| flush.told) {
+                Some(Told::Send(cell, offset)) => cell.handle_flushed(offset),
+                Some(Told::Receive(cell)) => cell.handle_flushed(),
+                Some(Told::Bind(cell)) => cell.handle_flushed(),
+                None => {}
             }
         }
         Ok(())
     }
 
-    /// Every cell that is known: in a table, or still only in a list. Empties the lists.
+    /// Every cell that is known: in a table, or still only in a list, or a bind whose end is being written. Empties the
+    /// lists.
     fn cells(&self) -> Vec<Cell> {
         let mut cells = self.shared.ready.take_all();
         cells.extend(self.senders.values().cloned().map(Cell::Send));
         cells.extend(self.receivers.values().cloned().map(Cell::Receive));
         cells.extend(self.binds.values().cloned().map(Cell::Bind));
+        cells.extend(self.flushing.iter().filter_map(|flush| match &flush.told {
+            Told::Bind(cell) => Some(Cell::Bind(Arc::clone(cell))),
+            Told::Send(..) | Told::Receive(_) => None,
+        }));
         cells
     }
 

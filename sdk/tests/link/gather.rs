@@ -8,14 +8,14 @@ use trunkline_proto::{
 
 use crate::fake_node::{Link, attach, bind, finished, framed, incoming, poll_once};
 
-async fn bound() -> (trunkline::Attachment, Link, Consumer, u64) {
+pub(crate) async fn bound() -> (trunkline::Attachment, Link, Consumer, u64) {
     let (attachment, mut link) = attach().await;
     let (consumer, bind) = bind(&attachment, &mut link).await;
     (attachment, link, consumer, bind)
 }
 
 /// `producer: message` or `producer lost: code at offset`.
-async fn next(gather: &mut Gather) -> Option<String> {
+pub(crate) async fn next(gather: &mut Gather) -> Option<String> {
     gather.next().await.map(|gathered| match gathered.unwrap() {
         Gathered::Message { producer, message } => format!("{}: {}", producer.name, String::from_utf8_lossy(&message)),
         Gathered::Lost(lost) => format!("{} lost: {} at {}", lost.producer.name, lost.code, lost.offset),

@@ -5,11 +5,17 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod cancel;
+mod cancel_receive;
+mod close;
 mod connect;
 mod fake_node;
 mod gather;
+mod gather_many;
 mod lifecycle;
 mod receive;
+mod receive_bytes;
+mod receive_counts;
+mod receive_many;
 mod relay;
 mod scatter;
 mod send;

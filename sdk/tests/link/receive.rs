@@ -11,7 +11,7 @@ use trunkline_proto::{
 use crate::fake_node::{FakeNode, Link, attach, bind, finished, framed, incoming, job, poll_once};
 
 /// A bound consumer's first stream, number 1.
-async fn accepted() -> (Attachment, Link, Consumer, Receiver) {
+pub(crate) async fn accepted() -> (Attachment, Link, Consumer, Receiver) {
     let (attachment, mut link) = attach().await;
     let (mut consumer, bind) = bind(&attachment, &mut link).await;
     link.offer(bind, 1, "map-1").await;
@@ -19,7 +19,7 @@ async fn accepted() -> (Attachment, Link, Consumer, Receiver) {
     (attachment, link, consumer, receiver)
 }
 
-async fn aborted(link: &mut Link, stream: u64) -> Abort {
+pub(crate) async fn aborted(link: &mut Link, stream: u64) -> Abort {
     let found = |frame: &Frame| match frame {
         Frame::Abort(abort) if abort.stream == stream => Some(abort.clone()),
         _ => None,

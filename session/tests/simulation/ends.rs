@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use trunkline_proto::{code::Code, framing, id::Incarnation, message::Accept};
 use trunkline_session::{
-    Aborted, CreditPolicy, Finished, Grant, Read, ReceiveHalf, ReceiveOutput, SendHalf, SendOutput, SharedBudget,
-    SharedBudgetConfig, WriteError,
+    Aborted, CreditPolicy, Finished, Grant, Read, ReadBytes, ReceiveHalf, ReceiveOutput, SendHalf, SendOutput,
+    SharedBudget, SharedBudgetConfig, WriteError,
 };
 
 use crate::{
@@ -103,9 +103,19 @@ impl Producer {
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(crate) half: ReceiveHalf,
+    /// Messages that were read to their end.
     pub(crate) read: usize,
     pub(crate) outcome: Option<Outcome>,
     is_closed: bool,
+}
+
+/// What a consumer read at once.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// A message, or the rest of one that was begun as bytes.
+    Message(Bytes),
+    /// Bytes, and how many messages were then read to their end since the beginning.
+    Bytes(Vec<u8>, usize),
 }
 
 /// One consuming process: its streams share one budget.
@@ -166,7 +176,7 @@ impl Process {
         relay.take_accept(Accept { stream: 0, incarnation: Incarnation::from_bits(7), limit }, now, random);
     }
 
-    /// The application's turn: reads, or gives up. Returns the messages.
+    /// The application's turn: reads, or gives up. Returns what it read.
     pub(crate) fn act(
         &mut self,
         stream: usize,
@@ -174,37 +184,63 @@ impl Process {
         now: u64,
         is_calm: bool,
         random: &mut Random,
-    ) -> Vec<Bytes> {
+    ) -> Vec<Piece> {
         let Some(consumer) = self.consumers.get_mut(&stream) else { return Vec::new() };
         let reader = plan.reader;
         let is_asleep = (reader.asleep.0..reader.asleep.1).contains(&now) || !random.percent(reader.reads_percent);
-        let mut messages = Vec::new();
+        let mut pieces = Vec::new();
         if is_asleep && !is_calm {
-            return messages;
+            return pieces;
         }
         for _ in 0..random.between(1, 6) {
-            if consumer.outcome.is_none() && reader.cancels_after == Some(consumer.read) {
+            if consumer.outcome.is_none() && reader.cancels_after.is_some_and(|after| after <= consumer.read) {
                 consumer.half.cancel(Code::Cancelled, "the consumer gave up");
             }
             let is_readable = consumer.half.is_readable();
-            let outcome = match consumer.half.read() {
-                Read::Message(message) => {
-                    consumer.read += 1;
-                    messages.push(message);
+            let read = if random.percent(reader.bytes_percent) {
+                let mut bytes = Vec::new();
+                let bytes_max = random.size(1, reader.bytes_max);
+                match consumer.half.read_bytes(&mut (&mut bytes).limit(bytes_max)) {
+                    ReadBytes::Bytes(count) => {
+                        assert_eq!(count, bytes.len());
+                        let read = usize::try_from(consumer.half.messages_read()).unwrap_or(usize::MAX);
+                        Ok(Piece::Bytes(bytes, read))
+                    }
+                    // Empty messages may have been passed over.
+                    ReadBytes::Pending => Err(None),
+                    ReadBytes::End => Err(Some(Outcome::Clean)),
+                    ReadBytes::Aborted(why) => Err(Some(Outcome::Aborted(why))),
+                }
+            } else {
+                match consumer.half.read() {
+                    Read::Message(message) => Ok(Piece::Message(message)),
+                    Read::Pending => {
+                        assert!(!is_readable);
+                        Err(None)
+                    }
+                    Read::End => Err(Some(Outcome::Clean)),
+                    Read::Aborted(why) => Err(Some(Outcome::Aborted(why))),
+                }
+            };
+            let passed = usize::try_from(consumer.half.messages_read()).unwrap_or(usize::MAX);
+            let has_passed_empty = read.is_err() && passed > consumer.read;
+            consumer.read = passed;
+            let outcome = match read {
+                Ok(piece) => {
+                    pieces.push(piece);
                     continue;
                 }
-                Read::Pending => {
-                    assert!(!is_readable);
-                    break;
-                }
-                Read::End => Outcome::Clean,
-                Read::Aborted(why) => Outcome::Aborted(why),
+                Err(outcome) => outcome,
             };
+            if has_passed_empty {
+                pieces.push(Piece::Bytes(Vec::new(), passed));
+            }
+            let Some(outcome) = outcome else { break };
             assert!(consumer.outcome.is_none() || consumer.outcome == Some(outcome.clone()), "a second outcome");
             consumer.outcome = Some(outcome);
             break;
         }
-        messages
+        pieces
     }
 
     /// The driver's turn, after anything that happened to `stream`: tells the policy, and hands out what it grants.

@@ -1,0 +1,126 @@
+//! Closing a consumer or a gather: what is handed over first, and what was left.
+
+use std::pin::pin;
+
+use trunkline::{Bytes, Code, ErrorKind, Expected};
+use trunkline_proto::{
+    frame::Frame,
+    message::{Abort, Refused},
+};
+
+use crate::{
+    fake_node::{Link, attach, bind, finished, framed, open, poll_once},
+    gather::{bound, next},
+};
+
+/// What the node is told up to the end of the bind: `stream finished` or `stream code`.
+async fn told_before_unbind(link: &mut Link) -> Vec<String> {
+    let mut told = Vec::new();
+    loop {
+        match link.next().await {
+            Frame::Credit(credit) if credit.finished => told.push(format!("{} finished", credit.stream)),
+            Frame::Abort(abort) => told.push(format!("{} {}", abort.stream, abort.code)),
+            Frame::Unbind(_) => break,
+            _ => {}
+        }
+    }
+    told.sort();
+    told
+}
+
+#[tokio::test]
+async fn closing_a_consumer_hands_over_what_its_streams_had_to_say_and_tells_what_was_left() {
+    let (attachment, mut link) = attach().await;
+    let (mut consumer, bind) = bind(&attachment, &mut link).await;
+    for stream in [1, 3, 5, 7] {
+        link.offer(bind, stream, "map").await;
+    }
+    link.push_data(1, 0, &finished(&[b"one"])).await;
+    let mut done = consumer.accept().await.unwrap();
+    let mut unfinished = consumer.accept().await.unwrap();
+    done.recv().await.unwrap();
+    assert_eq!(done.recv().await.unwrap(), None);
+    let closed = consumer.close().await.unwrap();
+    assert_eq!((closed.refused, closed.unfinished), (2, 1));
+    assert_eq!(told_before_unbind(&mut link).await, ["1 finished", "5 consumer_closed", "7 consumer_closed"]);
+    link.push_data(3, 0, &framed(&[b"goes on"])).await;
+    assert_eq!(unfinished.recv().await.unwrap().unwrap(), "goes on");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_into_the_socket_in_time_is_named() {
+    let (attachment, mut link) = attach().await;
+    let (mut consumer, bind) = bind(&attachment, &mut link).await;
+    link.offer(bind, 1, "map").await;
+    let mut receiver = consumer.accept().await.unwrap();
+    let (mut sender, _) = open(&attachment, &mut link, 8 << 20).await;
+    sender.send(Bytes::from(vec![0; 4 << 20])).await.unwrap();
+    // More than the socket takes is on its way once the first of it is here; the node reads no more.
+    link.find(|frame| matches!(frame, Frame::Data(..)).then_some(())).await;
+    link.push_data(1, 0, &finished(&[b"one"])).await;
+    receiver.recv().await.unwrap();
+    assert_eq!(receiver.recv().await.unwrap(), None);
+    let error = consumer.close().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Timeout, Some(Code::OutcomeUnknown)));
+    assert_eq!(
+        error.to_string(),
+        "consumer job/sink@node-a: within 5s the node did not take the end of the bind and the last words of its \
+         streams, 1 in number"
+    );
+    // The node that reads on is told all the same.
+    assert_eq!(told_before_unbind(&mut link).await, ["1 finished"]);
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_cannot_be_told() {
+    let (attachment, mut link) = attach().await;
+    let (consumer, bind_1) = bind(&attachment, &mut link).await;
+    let (mut refused, bind_2) = bind(&attachment, &mut link).await;
+    link.push(Refused { bind: bind_2, code: Code::Draining, text: "the node is shutting down".into() }).await;
+    refused.accept().await.unwrap_err();
+    assert_ne!(bind_1, bind_2);
+    drop(link);
+    let mut closing = pin!(consumer.close());
+    let error = match poll_once(closing.as_mut()) {
+        Some(closed) => closed.unwrap_err(),
+        None => closing.await.unwrap_err(),
+    };
+    assert_eq!(error.kind(), ErrorKind::NodeLost);
+    assert_eq!(refused.close().await.unwrap_err().kind(), ErrorKind::NodeLost);
+}
+
+#[tokio::test]
+async fn a_bind_that_the_node_ended_is_closed_once_its_streams_have_said_everything() {
+    let (attachment, mut link) = attach().await;
+    let (mut consumer, bind) = bind(&attachment, &mut link).await;
+    link.offer(bind, 1, "map").await;
+    link.push_data(1, 0, &finished(&[])).await;
+    link.push(Refused { bind, code: Code::Draining, text: "the node is shutting down".into() }).await;
+    assert_eq!(consumer.accept().await.unwrap().recv().await.unwrap(), None);
+    assert_eq!(consumer.accept().await.unwrap_err().kind(), ErrorKind::Draining);
+    let closed = consumer.close().await.unwrap();
+    assert_eq!((closed.refused, closed.unfinished), (0, 0));
+    link.find(|frame| matches!(frame, Frame::Credit(credit) if credit.finished).then_some(())).await;
+}
+
+#[tokio::test]
+async fn closing_a_gather_cancels_the_unfinished_and_accounts_for_all_that_were_expected() {
+    let (_attachment, mut link, consumer, bind) = bound().await;
+    let names = ["finished", "lost", "cancelled", "unread", "unfinished", "late"];
+    let mut gather = consumer.gather(Expected::names(names).unwrap());
+    for (at, name) in names[..5].iter().enumerate() {
+        link.offer(bind, 2 * at as u64 + 1, name).await;
+    }
+    link.push_data(1, 0, &finished(&[b"1"])).await;
+    link.push_data(5, 0, &framed(&[b"3"])).await;
+    link.push(Abort { stream: 3, code: Code::ProducerGone, offset: 0, text: String::new() }).await;
+    link.push_data(7, 0, &finished(&[b"4"])).await;
+    assert_eq!(next(&mut gather).await.unwrap(), "finished: 1");
+    let Some(Ok(trunkline::Gathered::Message { producer, .. })) = gather.next().await else { panic!("a message") };
+    assert!(gather.cancel(&producer, "seen enough"));
+    assert_eq!(next(&mut gather).await.unwrap(), "lost lost: producer_gone at 0");
+    let closed = gather.close().await.unwrap();
+    assert_eq!((closed.finished, closed.lost, closed.cancelled), (1, 1, 1));
+    assert_eq!((closed.unfinished, closed.missing), (2, 1));
+    assert_eq!(told_before_unbind(&mut link).await, ["1 finished", "5 cancelled", "7 cancelled", "9 cancelled"]);
+}
