@@ -106,6 +106,7 @@
 mod attachment;
 mod consumer;
 mod error;
+mod event;
 mod gather;
 mod job;
 mod link;
@@ -117,6 +118,7 @@ pub use attachment::{Attachment, AttachmentBuilder};
 pub use bytes::Bytes;
 pub use consumer::{Consumer, ConsumerBuilder};
 pub use error::{Error, ErrorKind};
+pub use event::{Direction, Event, Events, LostStream, StallCause, StalledSend};
 pub use gather::{Expected, Gather, Gathered, LostProducer};
 pub use job::{Job, Producer};
 pub use metrics::Metrics;
