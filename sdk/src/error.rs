@@ -29,6 +29,8 @@ pub enum ErrorKind {
     MessageTooLarge,
     /// The attachment was closed by this process.
     Closed,
+    /// An embedded node did not start: its configuration, its files, or an address that is in use.
+    Node,
     /// The operating system refused something that is always needed: a thread, random bits.
     System,
 }
@@ -130,6 +132,11 @@ impl Error {
     pub(crate) fn close_timeout(timeout: Duration) -> Self {
         let message = format!("not everything could be handed to the node within {timeout:?}");
         Self::new(ErrorKind::Timeout, false, message).with_code(Code::OutcomeUnknown)
+    }
+
+    #[cfg(feature = "embedded")]
+    pub(crate) fn node(why: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Node, false, format!("the embedded node did not start: {why}"))
     }
 
     pub(crate) fn system(what: &str, why: impl fmt::Display) -> Self {

@@ -131,6 +131,28 @@ impl AttachmentBuilder {
         })
     }
 
+    /// Runs a node inside this process, and attaches to it: no daemon, no socket between, one hop less. The node is the
+    /// same as a daemon with this configuration: it has peers, it may have an admin socket, and it serves other processes
+    /// when `local` is set. Waits until it listens; it connects to its peers when streams need them.
+    ///
+    /// The node lives on the attachment's thread, which is called `trunkline-node` then, and ends with the attachment:
+    /// [`Attachment::close`] drains it. Dropping the last handle gives it half a second to drain. What is not about a
+    /// socket applies as to every attachment; [`AttachmentBuilder::connect_timeout`] and
+    /// [`AttachmentBuilder::retry_first_connect`] do not.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) for a setting out of range, [`Node`](ErrorKind::Node) when the node does not start,
+    /// in the node's own words: a configuration that does not hold, files of its identity that are missing or do not belong
+    /// together, an address or a socket that is in use.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends whatever was begun.
+    #[cfg(feature = "embedded")]
+    pub async fn embedded(self, config: crate::node::NodeConfig) -> Result<Attachment, Error> {
+        self.check()?;
+        self.attach(Target::Embedded(Box::new(config))).await
+    }
+
     async fn attach(self, target: Target) -> Result<Attachment, Error> {
         let attached = attach(target, self.options).await?;
         Ok(Attachment { handle: Arc::new(Handle::new(attached)) })

@@ -66,6 +66,19 @@ impl Attachment {
         Self::builder().connect_local().await
     }
 
+    /// Runs a node inside this process and attaches to it, with the defaults of [`Attachment::builder`]. See
+    /// [`AttachmentBuilder::embedded`].
+    ///
+    /// # Errors
+    /// As [`AttachmentBuilder::embedded`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends whatever was begun.
+    #[cfg(feature = "embedded")]
+    pub async fn embedded(config: crate::node::NodeConfig) -> Result<Self, Error> {
+        Self::builder().embedded(config).await
+    }
+
     /// An attachment with other settings than the defaults.
     pub fn builder() -> AttachmentBuilder {
         AttachmentBuilder::default()
@@ -129,6 +142,11 @@ impl Attachment {
     /// finished senders and receivers still had to say was handed to the node. It does not wait for consumers: that is
     /// what [`Sender::finish`](crate::Sender::finish) does.
     ///
+    /// An embedded node then drains: it takes nothing new, tells the other processes that are attached to it and its
+    /// peers, and waits until the streams through it have ended, at most its configuration's `drain_timeout` (10 s unless
+    /// told). So what a finished sender has handed over reaches the peer before this returns. What has not ended by then is
+    /// aborted, and its ends are told.
+    ///
     /// # Errors
     /// [`Timeout`](crate::ErrorKind::Timeout) when 5 s were not enough, [`NodeLost`](crate::ErrorKind::NodeLost) when
     /// the link was lost before or meanwhile. The attachment is closed all the same.
@@ -186,7 +204,10 @@ impl fmt::Debug for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.ready.begin_close(Instant::now() + DROP_LINGER, false);
+        let now = Instant::now();
+        self.shared.ready.begin_close(now + DROP_LINGER, false);
+        #[cfg(feature = "embedded")]
+        self.shared.ready.hurry(now + DROP_LINGER / 2);
         // A task may own the last handle and be dropped by the waker that the link's thread calls.
         if std::thread::current().id() != self.thread_id {
             self.shared.done.wait(DROP_LINGER);

@@ -27,7 +27,10 @@ use super::{
 use crate::error::Error;
 
 /// The name of the thread that serves a link to a node of another process.
-const THREAD_NAME: &str = "trunkline-link";
+const LINK_THREAD_NAME: &str = "trunkline-link";
+/// The name of the thread that is a node, and serves the link to it.
+#[cfg(feature = "embedded")]
+const NODE_THREAD_NAME: &str = "trunkline-node";
 
 /// What an attachment is made of.
 #[derive(Debug, Clone)]
@@ -47,6 +50,9 @@ pub(crate) struct Options {
 pub(crate) enum Target {
     /// The one that listens there.
     Socket(PathBuf),
+    /// One of its own, on the link's thread.
+    #[cfg(feature = "embedded")]
+    Embedded(Box<trunkline_node::config::NodeConfig>),
 }
 
 /// A link that was greeted.
@@ -92,7 +98,9 @@ pub(super) type Answer = oneshot::Sender<Result<(NodeId, String), Error>>;
 impl Target {
     fn thread_name(&self) -> &'static str {
         match self {
-            Self::Socket(_) => THREAD_NAME,
+            Self::Socket(_) => LINK_THREAD_NAME,
+            #[cfg(feature = "embedded")]
+            Self::Embedded(_) => NODE_THREAD_NAME,
         }
     }
 }
@@ -109,6 +117,11 @@ fn serve(target: Target, options: &Options, shared: &Arc<Shared>, answer: Answer
     };
     let clean = match target {
         Target::Socket(path) => runtime.block_on(serve_socket(&path, options, shared, answer)),
+        #[cfg(feature = "embedded")]
+        Target::Embedded(config) => {
+            let node = super::embedded::serve(*config, options, shared, answer);
+            tokio::task::LocalSet::new().block_on(&runtime, node)
+        }
     };
     drop(runtime);
     shared.done.open(clean);

@@ -17,8 +17,12 @@ mod bind_cell;
 mod budget;
 mod connect;
 mod dispatch;
+#[cfg(feature = "embedded")]
+mod embedded;
 mod gather_queue;
 mod latch;
+#[cfg(feature = "embedded")]
+mod local;
 mod losses;
 mod ready;
 mod receive_cell;

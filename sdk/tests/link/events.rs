@@ -10,7 +10,7 @@ use trunkline::{
 };
 use trunkline_proto::message::{Abort, Drain};
 
-use crate::fake_node::{FakeNode, Link, PATIENCE, attach, bind, credit, finished, framed, open, poll_once};
+use crate::fake_node::{FakeNode, Link, PATIENCE, attach, bind, credit, finished, framed, open, open_from, poll_once};
 
 /// Short enough not to be waited for.
 const STALL_WARN: Duration = Duration::from_millis(20);
@@ -195,7 +195,7 @@ async fn a_send_that_waits_for_credit_is_told_once_for_each_wait() {
     let (attachment, mut link) = attach_with(Attachment::builder().stall_warn(STALL_WARN)).await;
     let mut events = begin(&attachment).await;
     let (mut sender, stream) = open(&attachment, &mut link, 0).await;
-    let (mut other, _) = open(&attachment, &mut link, 0).await;
+    let (mut other, _) = open_from(&attachment, &mut link, "other", 0).await;
     let mut sending = Box::pin(sender.send(Bytes::from_static(b"one")));
     assert!(poll_once(sending.as_mut()).is_none());
     let stalled = next_stalled(&mut events).await;
@@ -205,7 +205,7 @@ async fn a_send_that_waits_for_credit_is_told_once_for_each_wait() {
     // Another send stalls later, so the looks went on meanwhile: the first was not told again.
     let mut waiting = Box::pin(other.send(Bytes::from_static(b"other")));
     assert!(poll_once(waiting.as_mut()).is_none());
-    assert_eq!(next_stalled(&mut events).await.cause, StallCause::Credit);
+    assert_eq!(next_stalled(&mut events).await.producer.as_str(), "other");
     link.push(credit(stream, 0, 1)).await;
     sending.await.unwrap();
     // The next wait of the same stream is another one.

@@ -9,6 +9,8 @@ mod events;
 mod fake_node;
 mod gather;
 mod lifecycle;
+#[path = "../polling/mod.rs"]
+mod polling;
 mod receive;
 mod relay;
 mod send;
