@@ -5,7 +5,7 @@ use std::{fmt, io, path::Path, time::Duration};
 use trunkline_proto::code::Code;
 use trunkline_session::Aborted;
 
-use crate::link::{Ended, Lacking};
+use crate::{event::StallCause, link::Ended};
 
 /// What kind of thing went wrong: what a program may want to decide on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Full,
     /// The attachment was closed by this process.
     Closed,
+    /// An embedded node did not start: its configuration, its files, or an address that is in use.
+    Node,
     /// The operating system refused something that is always needed: a thread, random bits.
     System,
 }
@@ -117,6 +119,19 @@ impl Error {
         Self::new(ErrorKind::Timeout, true, message)
     }
 
+    /// The last of several attempts.
+    pub(crate) fn after(mut self, attempts: u32, spent: Duration) -> Self {
+        let times = if attempts == 1 { "once".to_owned() } else { format!("{attempts} times") };
+        self.0.message += &format!("; tried {times} in {:.1} s", spent.as_secs_f64());
+        self
+    }
+
+    /// Says at the end where the path came from.
+    pub(crate) fn with_origin(mut self, origin: &str) -> Self {
+        self.0.message += &format!(" ({origin})");
+        self
+    }
+
     pub(crate) fn close_timeout(timeout: Duration) -> Self {
         let message = format!("not everything could be handed to the node within {timeout:?}");
         Self::new(ErrorKind::Timeout, false, message).with_code(Code::OutcomeUnknown)
@@ -129,6 +144,11 @@ impl Error {
             message += &format!(" and the last words of its streams, {streams} in number");
         }
         Self::new(ErrorKind::Timeout, false, message).with_code(Code::OutcomeUnknown)
+    }
+
+    #[cfg(feature = "embedded")]
+    pub(crate) fn node(why: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Node, false, format!("the embedded node did not start: {why}"))
     }
 
     pub(crate) fn system(what: &str, why: impl fmt::Display) -> Self {
@@ -162,10 +182,12 @@ impl Error {
         Self::new(ErrorKind::MessageTooLarge, false, message)
     }
 
-    pub(crate) fn full(subject: impl fmt::Display, lacking: Lacking) -> Self {
+    pub(crate) fn full(subject: impl fmt::Display, lacking: StallCause) -> Self {
         let why = match lacking {
-            Lacking::Credit => "it has given no credit for more; try again when its application has read",
-            Lacking::Room => "the send budget of this process is used up; try again when consumers have what was sent",
+            StallCause::Credit => "it has given no credit for more; try again when its application has read",
+            StallCause::SendBudget => {
+                "the send budget of this process is used up; try again when consumers have what was sent"
+            }
         };
         Self::new(ErrorKind::Full, true, format!("{subject}: {why}"))
     }
@@ -230,7 +252,7 @@ impl From<Error> for io::Error {
             ErrorKind::Aborted => io::ErrorKind::ConnectionReset,
             ErrorKind::NodeLost | ErrorKind::Closed => io::ErrorKind::BrokenPipe,
             ErrorKind::Full => io::ErrorKind::WouldBlock,
-            ErrorKind::System => io::ErrorKind::Other,
+            ErrorKind::Node | ErrorKind::System => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }
@@ -260,7 +282,7 @@ mod tests {
 
     #[test]
     fn an_io_error_carries_the_error_and_a_kind_that_fits() {
-        let error = io::Error::from(Error::full("consumer job/sink@node-b", Lacking::Credit));
+        let error = io::Error::from(Error::full("consumer job/sink@node-b", StallCause::Credit));
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).unwrap();
         assert_eq!((inner.kind(), inner.is_retryable()), (ErrorKind::Full, true));

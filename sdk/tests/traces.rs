@@ -4,9 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-#[expect(dead_code, reason = "the tests of the link use the rest")]
 #[path = "link/fake_node.rs"]
 mod fake_node;
+#[expect(dead_code, reason = "the tests of the link use the rest")]
+mod polling;
 
 use std::{
     fmt::{Debug, Write as _},
@@ -21,10 +22,10 @@ use tracing::{
     field::{Field, Visit},
     span::{Attributes, Id, Record},
 };
-use trunkline::Bytes;
-use trunkline_proto::message::Credit;
+use trunkline::{Bytes, Code};
+use trunkline_proto::message::{Abort, Credit};
 
-use fake_node::{attach, credit, finished, open, poll_once};
+use fake_node::{attach, bind, credit, finished, open, poll_once};
 
 /// Writes down the spans that are made and the events, each with its fields.
 #[derive(Clone, Default)]
@@ -65,10 +66,21 @@ impl Subscriber for Recorder {
     fn exit(&self, _: &Id) {}
 }
 
+impl Recorder {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lines.lock().unwrap())
+    }
+}
+
 #[tokio::test]
 async fn a_stream_has_a_span_that_names_it_and_is_told_how_it_went() {
     let recorder = Recorder::default();
     tracing::subscriber::set_global_default(recorder.clone()).unwrap();
+    sent(&recorder).await;
+    received(&recorder).await;
+}
+
+async fn sent(recorder: &Recorder) {
     let (attachment, mut link) = attach().await;
     let (mut sender, stream) = open(&attachment, &mut link, 100).await;
     sender.send(Bytes::from_static(b"hello")).await.unwrap();
@@ -89,10 +101,9 @@ async fn a_stream_has_a_span_that_names_it_and_is_told_how_it_went() {
         lost.send(Bytes::new()).await.unwrap_err();
     }
     drop(lost);
-    let lines = recorder.lines.lock().unwrap();
     let span = "send job=job run=1 producer=map consumer=sink peer=node-b";
     assert_eq!(
-        *lines,
+        recorder.take(),
         [
             span,
             "message=accepted",
@@ -100,6 +111,41 @@ async fn a_stream_has_a_span_that_names_it_and_is_told_how_it_went() {
             span,
             "message=accepted",
             "message=lost code=protocol offset=0 text=50 bytes consumed of 50 received, of 0 sent",
+        ]
+    );
+}
+
+async fn received(recorder: &Recorder) {
+    let (attachment, mut link) = attach().await;
+    let (mut consumer, bind) = bind(&attachment, &mut link).await;
+    link.offer(bind, 1, "map-1").await;
+    let mut receiver = consumer.accept().await.unwrap();
+    link.push_data(1, 0, &finished(&[b"one"])).await;
+    while receiver.recv().await.unwrap().is_some() {}
+    assert_eq!(receiver.recv().await.unwrap(), None);
+    drop(receiver);
+    link.offer(bind, 3, "map-2").await;
+    consumer.accept().await.unwrap().cancel("seen enough");
+    link.offer(bind, 5, "map-3").await;
+    let mut receiver = consumer.accept().await.unwrap();
+    link.push(Abort { stream: 5, code: Code::ProducerGone, offset: 0, text: "its process ended".into() }).await;
+    for _ in 0..2 {
+        receiver.recv().await.unwrap_err();
+    }
+    drop(receiver);
+    let span = |producer| format!("receive job=job run=1 consumer=sink producer={producer} peer=node-b");
+    assert_eq!(
+        recorder.take(),
+        [
+            &*span("map-1"),
+            "message=accepted",
+            "message=finished consumed=4",
+            &*span("map-2"),
+            "message=accepted",
+            "message=cancelled consumed=0 reason=\"seen enough\"",
+            &*span("map-3"),
+            "message=accepted",
+            "message=lost code=producer_gone consumed=0 text=\"its process ended\"",
         ]
     );
 }

@@ -12,7 +12,7 @@ use trunkline_proto::{
     id::Incarnation,
     message::{Abort, Accept, Credit},
 };
-use trunkline_session::{Read, ReadBytes, ReceiveHalf, ReceiveOutput};
+use trunkline_session::{Aborted, Read, ReadBytes, ReceiveHalf, ReceiveOutput};
 
 use super::{BindTally, Cell, Ended, GatherQueue, News, Shared, lock};
 use crate::{metrics::Counters, receiver::ProducerInfo};
@@ -387,5 +387,10 @@ impl ReceiveCell {
             Ended::NodeLost(why) => (Code::NodeLost, why.to_string()),
         };
         self.handle_abort(shared, code, text);
+    }
+
+    /// How the stream ended, if it did not end cleanly.
+    pub(crate) fn aborted(&self) -> Option<Aborted> {
+        self.lock().half.aborted()
     }
 }

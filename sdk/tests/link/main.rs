@@ -8,10 +8,13 @@ mod cancel;
 mod cancel_receive;
 mod close;
 mod connect;
+mod events;
 mod fake_node;
 mod gather;
 mod gather_many;
 mod lifecycle;
+#[path = "../polling/mod.rs"]
+mod polling;
 mod receive;
 mod receive_bytes;
 mod receive_counts;

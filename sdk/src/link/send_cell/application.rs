@@ -11,21 +11,13 @@ use trunkline_proto::{code::Code, id::Incarnation};
 use trunkline_session::{Aborted, Finished, WriteError, encoded_bytes};
 
 use super::{Inner, SendCell, Shared, WaitsFor, wake};
-
-/// What a message waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lacking {
-    /// The consumer's credit.
-    Credit,
-    /// Room in the process's send budget.
-    Room,
-}
+use crate::event::StallCause;
 
 /// Why a message was not taken.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     /// It would have to wait.
-    Full(Lacking),
+    Full(StallCause),
     /// This process finished the stream.
     Finished,
     /// The stream has ended.
@@ -35,7 +27,7 @@ pub(crate) enum Refusal {
 impl From<WriteError> for Refusal {
     fn from(why: WriteError) -> Self {
         match why {
-            WriteError::Blocked => Self::Full(Lacking::Credit),
+            WriteError::Blocked => Self::Full(StallCause::Credit),
             WriteError::Finished => Self::Finished,
             WriteError::Aborted(why) => Self::Aborted(why),
         }
@@ -49,19 +41,19 @@ impl Inner {
             Err(why @ (WriteError::Aborted(_) | WriteError::Finished)) => return Err(why.into()),
             _ if self.finishing => return Err(Refusal::Finished),
             _ if self.held.is_some() => return Err(Refusal::Full(self.lacking())),
-            Err(WriteError::Blocked) => return Err(Refusal::Full(Lacking::Credit)),
+            Err(WriteError::Blocked) => return Err(Refusal::Full(StallCause::Credit)),
             Ok(()) => {}
         }
         let cost = encoded_bytes(length);
         if !shared.send_budget.try_reserve(cost) {
-            return Err(Refusal::Full(Lacking::Room));
+            return Err(Refusal::Full(StallCause::SendBudget));
         }
         Ok(cost)
     }
 
-    /// What the held message waits for.
-    fn lacking(&self) -> Lacking {
-        if self.half.has_credit() { Lacking::Room } else { Lacking::Credit }
+    /// What a message waits for.
+    pub(super) fn lacking(&self) -> StallCause {
+        if self.half.has_credit() { StallCause::SendBudget } else { StallCause::Credit }
     }
 
     /// As `try_acquire`, and waits. See [`Inner::claim`] for `queued_bytes`.
@@ -160,7 +152,7 @@ impl SendCell {
         let control = inner.half.has_output() && inner.queue_control();
         drop(inner);
         self.queue(shared, control, false);
-        if !control && shared.send_budget.is_short() {
+        if shared.stalls.watch() || (!control && shared.send_budget.is_short()) {
             shared.ready.nudge();
         }
     }
@@ -198,7 +190,7 @@ impl SendCell {
         let acquired = inner.poll_acquire(shared, length, encoded_bytes(length), cx);
         match &acquired {
             Poll::Ready(Ok(_)) => {
-                inner.blocked = false;
+                inner.blocked = None;
                 let wakers = inner.leave_budget(shared);
                 drop(inner);
                 wake(wakers);
@@ -291,7 +283,7 @@ impl SendCell {
             // The place is the held message's.
             return;
         }
-        inner.blocked = false;
+        inner.blocked = None;
         let wakers = inner.leave_budget(shared);
         drop(inner);
         wake(wakers);

@@ -10,6 +10,7 @@ use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Wake, Waker},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -18,11 +19,12 @@ use trunkline_proto::{
     id::{ConsumerAddress, Incarnation, JobId, ProducerName},
     message::{Accept, Credit, Open},
 };
-use trunkline_session::{Finished, SendHalf, SendOutput, encoded_bytes};
+use trunkline_session::{Aborted, Finished, SendHalf, SendOutput, encoded_bytes};
 
 use super::{Cell, Ended, Shared, lock, wake};
+use crate::event::StallCause;
 
-pub(crate) use application::{Lacking, Refusal};
+pub(crate) use application::Refusal;
 
 /// What a stream is, from its producer's side.
 #[derive(Debug)]
@@ -76,8 +78,8 @@ struct Inner {
     accounted: u64,
     /// The place in the send budget's queue, while a send or the held message waits there.
     ticket: Option<u64>,
-    /// The send that is being tried had to wait, and was counted for it.
-    blocked: bool,
+    /// The send that is being tried, or the held message, had to wait, and was counted for it.
+    blocked: Option<Blocked>,
     /// Messages and their bytes that were taken and not yet added to the counters: the link's thread adds them, so that
     /// a send does not have to.
     uncounted: (u64, u64),
@@ -103,6 +105,31 @@ enum WaitsFor {
     Vacancy,
     Flush,
     End,
+}
+
+/// Since when a send waits.
+#[derive(Debug)]
+struct Blocked {
+    since: Instant,
+    /// Its stall was told.
+    told: bool,
+}
+
+impl Blocked {
+    fn now() -> Self {
+        Self { since: Instant::now(), told: false }
+    }
+}
+
+/// What [`SendCell::look`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// No send waits.
+    Flowing,
+    /// One waits, and nobody need be told now.
+    Waiting,
+    /// One has waited for so long; it is said once for each wait.
+    Stalled(StallCause, Duration),
 }
 
 /// What [`SendCell::poll`] found for the link's thread.
@@ -174,14 +201,15 @@ impl Inner {
     /// The half took a message that has this much of the budget.
     fn took(&mut self, cost: u64) {
         self.accounted += cost;
-        self.blocked = false;
+        self.blocked = None;
         self.uncounted.0 += 1;
         self.uncounted.1 += cost;
     }
 
     /// A send waits; it is counted once, however often it is tried.
     fn count_blocked(&mut self, shared: &Shared) {
-        if !std::mem::replace(&mut self.blocked, true) {
+        if self.blocked.is_none() {
+            self.blocked = Some(Blocked::now());
             shared.counters.sends_blocked.increment();
         }
     }
@@ -278,7 +306,7 @@ impl SendCell {
                 held: None,
                 accounted: 0,
                 ticket: None,
-                blocked: false,
+                blocked: None,
                 uncounted: (0, 0),
                 end_counted: false,
                 asks: false,
@@ -432,5 +460,31 @@ impl SendCell {
     pub(crate) fn is_settled(&self) -> bool {
         let inner = self.lock();
         (inner.held.is_none() && inner.half.is_flushed()) || inner.half.is_over()
+    }
+
+    /// Looks whether a send waits, and whether it has for `stall_warn` or longer.
+    pub(crate) fn look(&self, now: Instant, stall_warn: Duration) -> Looked {
+        let mut inner = self.lock();
+        let waits = matches!(inner.waiting, Some((WaitsFor::Credit | WaitsFor::Budget | WaitsFor::Vacancy, _)));
+        // A task that was woken has what it waited for; whether it asks again is its affair.
+        if !waits && inner.held.is_none() {
+            return Looked::Flowing;
+        }
+        let cause = inner.lacking();
+        let Some(blocked) = &mut inner.blocked else { return Looked::Flowing };
+        let waited = now.saturating_duration_since(blocked.since);
+        if waited < stall_warn || std::mem::replace(&mut blocked.told, true) {
+            return Looked::Waiting;
+        }
+        Looked::Stalled(cause, waited)
+    }
+
+    /// How the stream ended, if it had been accepted and did not end cleanly.
+    pub(crate) fn lost(&self) -> Option<Aborted> {
+        let inner = self.lock();
+        match inner.half.finished() {
+            Finished::Aborted(why) if inner.consumer.is_some() => Some(why),
+            _ => None,
+        }
     }
 }
