@@ -3,6 +3,9 @@
 //! A file that is missing, a key that is unknown and a value that is out of bounds are errors that name the file, the
 //! line and the key; every one that the file holds is listed at once. Relative paths start at the file's folder.
 //!
+//! [`Overrides`] stand in place of single keys of the file: a daemon takes them from flags and variables, made from
+//! [`KEYS`]. What a program makes or changes without a file, [`NodeConfig::validate`] holds to the same bounds.
+//!
 //! ```toml
 //! listen = "[::]:7400"
 //!
@@ -20,9 +23,13 @@
 //! ```
 
 mod check;
+mod document;
 mod error;
+mod keys;
+mod overrides;
 mod parse;
 mod reader;
+mod rules;
 
 use std::{
     fs, io,
@@ -37,7 +44,9 @@ use trunkline_proto::id::NodeId;
 pub(crate) use self::check::{expires_soon, why_reachable};
 pub use self::{
     check::{Finding, Severity},
-    error::{ConfigError, Problem},
+    error::{ConfigError, Origin, Problem},
+    keys::{KEYS, Key},
+    overrides::Overrides,
 };
 
 /// How long a drain waits for streams to end. Those that are left then are aborted with `draining`.
@@ -296,7 +305,7 @@ pub enum Congestion {
 #[non_exhaustive]
 pub struct LogConfig {
     /// `level`, `"error"`, `"warn"`, `"info"` (the default), `"debug"` or `"trace"`. The variable `TRUNKLINE_LOG`
-    /// overrides it.
+    /// counts more, whatever this level comes from.
     pub level: LogLevel,
 }
 
@@ -358,6 +367,15 @@ impl NodeConfig {
     /// # Errors
     /// [`ConfigError`] when the file is missing, is not TOML, or holds anything but known keys with allowed values.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_with(path, &Overrides::default())
+    }
+
+    /// Reads the file at `path`, with `overrides` in place of what it says. A relative path among those starts at the
+    /// working directory.
+    ///
+    /// # Errors
+    /// As [`NodeConfig::load`]; the values of `overrides` must keep the same bounds.
+    pub fn load_with(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let bytes = fs::read(path).map_err(|reason| match reason.kind() {
             io::ErrorKind::NotFound => ConfigError::Missing { path: path.to_owned() },
             _ => ConfigError::Unreadable { path: path.to_owned(), reason },
@@ -366,7 +384,7 @@ impl NodeConfig {
             let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
             ConfigError::NotUtf8 { path: path.to_owned(), line }
         })?;
-        Self::parse(text, path)
+        Self::parse_with(text, path, overrides)
     }
 
     /// Reads `text` as if it stood in the file `path`, which errors name and relative paths start beside.
@@ -374,6 +392,14 @@ impl NodeConfig {
     /// # Errors
     /// As [`NodeConfig::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        parse::parse(text, path)
+        Self::parse_with(text, path, &Overrides::default())
+    }
+
+    /// As [`NodeConfig::parse`], with `overrides` in place of what the text says.
+    ///
+    /// # Errors
+    /// As [`NodeConfig::load_with`].
+    pub fn parse_with(text: &str, path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        parse::parse(text, path, overrides)
     }
 }

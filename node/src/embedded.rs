@@ -90,6 +90,7 @@ const QUESTIONS_MAX: usize = 16;
 /// # Panics
 /// Outside of a [`LocalSet`] on a current-thread runtime with I/O and time enabled.
 pub fn start(config: NodeConfig, identity: Identity) -> Result<EmbeddedNode, NodeError> {
+    config.validate()?;
     if config.peers.iter().any(|peer| &peer.id == identity.node_id()) {
         return Err(NodeError::OwnPeer(identity.node_id().clone()));
     }

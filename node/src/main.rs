@@ -1,16 +1,22 @@
 //! The node daemon: arguments, configuration, run, drain.
 
+mod flags;
 mod log;
 mod signals;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::LocalSet;
 use tracing::warn;
 use trunkline_certs::Identity;
-use trunkline_node::config::{NodeConfig, Severity};
+use trunkline_node::config::{NodeConfig, Overrides, Severity};
+
+use crate::flags::Flags;
+
+const PRECEDENCE: &str = "Each key of the file can be given by a flag or a variable too; --help lists them. A flag counts \
+                          more than a variable, and a variable more than the file.";
 
 /// The node of a Trunkline cluster.
 #[derive(Parser)]
@@ -29,10 +35,19 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(after_help = PRECEDENCE)]
 struct ConfigArguments {
     /// The node's configuration file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "TRUNKLINE_CONFIG", hide_env_values = true)]
     config: PathBuf,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+impl ConfigArguments {
+    fn overrides(&self) -> Overrides {
+        Overrides::new(self.flags.values(), env::vars_os())
+    }
 }
 
 fn main() -> ExitCode {
@@ -47,8 +62,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &ConfigArguments) -> anyhow::Result<ExitCode> {
-    let config = NodeConfig::load(&arguments.config)?;
+    let overrides = arguments.overrides();
+    let doubts = overrides.check();
+    let config = NodeConfig::load_with(&arguments.config, &overrides)
+        .inspect_err(|_| doubts.iter().for_each(|doubt| eprintln!("trunkline-node: {doubt}")))?;
     log::start(config.log.level)?;
+    doubts.iter().for_each(|doubt| warn!("{}", doubt.text));
     let files = &config.identity;
     let identity = Identity::load(&files.certificate, &files.key, &files.trust)?;
     raise_descriptor_limit();
@@ -61,7 +80,10 @@ fn run(arguments: &ConfigArguments) -> anyhow::Result<ExitCode> {
 }
 
 fn check(arguments: &ConfigArguments) -> anyhow::Result<ExitCode> {
-    let findings = NodeConfig::load(&arguments.config)?.check();
+    let overrides = arguments.overrides();
+    let doubts = overrides.check();
+    doubts.iter().for_each(|doubt| println!("{doubt}"));
+    let findings = NodeConfig::load_with(&arguments.config, &overrides)?.check();
     findings.iter().for_each(|finding| println!("{finding}"));
     let wrong = findings.iter().any(|finding| finding.severity == Severity::Error);
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })

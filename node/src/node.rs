@@ -25,7 +25,7 @@ use trunkline_proto::{
 
 use crate::{
     bindings::{Admission, Binding, Bindings, Refusal},
-    config::{self, NodeConfig},
+    config::{self, ConfigError, NodeConfig},
     events::{self, counted},
     link::{
         credentials::AccountError,
@@ -46,6 +46,9 @@ const LAST_WORDS_IDLE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
+    /// The configuration, which a program made or changed, breaks the bounds that a file must keep.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The UDP socket or QUIC could not be set up.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),

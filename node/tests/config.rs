@@ -11,7 +11,10 @@ use std::{
 
 use tempfile::TempDir;
 use trunkline_certs::{Authority, NodeRequest};
-use trunkline_node::config::{Account, ConfigError, Congestion, LogLevel, NodeConfig, Profile, Severity};
+use trunkline_node::config::{
+    Account, AdminConfig, ConfigError, Congestion, KEYS, Key, LogLevel, NodeConfig, Origin, PeerConfig, Profile,
+    Severity,
+};
 
 const FILE: &str = "/etc/trunkline/node.toml";
 
@@ -249,7 +252,7 @@ fn a_keep_alive_that_could_miss_the_idle_timeout_is_refused() {
     );
     assert_eq!(
         refusal_beyond_line_9("[trunk]\nidle_timeout_ms = 5000\n"),
-        "/etc/trunkline/node.toml:10: trunk.keep_alive_ms: 2500 is not less than half of idle_timeout_ms, which is 5000"
+        "/etc/trunkline/node.toml:11: trunk.keep_alive_ms: 2500 is not less than half of idle_timeout_ms, which is 5000"
     );
 }
 
@@ -333,10 +336,100 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_file() {
     let text =
         "listen = 1\n[local]\nsocket = \"s\"\nmode = 7\n[identity]\ncertificate = \"a\"\nkey = \"b\"\ntrust = 0\n";
     let error = parse(text).unwrap_err();
-    let ConfigError::Invalid { problems, .. } = &error else { panic!("{error}") };
-    let found: Vec<_> = problems.iter().map(|problem| (problem.line, problem.key.as_str())).collect();
-    assert_eq!(found, [(1, "listen"), (4, "local.mode"), (8, "identity.trust")]);
+    let ConfigError::Invalid { problems } = &error else { panic!("{error}") };
+    let at = |line| Origin::File { path: FILE.into(), line };
+    let found: Vec<_> = problems.iter().map(|problem| (problem.origin.clone(), problem.key.as_str())).collect();
+    assert_eq!(found, [(at(1), "listen"), (at(4), "local.mode"), (at(8), "identity.trust")]);
     assert_eq!(error.to_string().lines().count(), 3);
+}
+
+/// Sets the number at a path in a configuration, as a program would.
+type Set = fn(&mut NodeConfig, u64);
+
+/// Every number of a configuration.
+const NUMBERS: [(&str, Set); 16] = [
+    ("drain_timeout_ms", |config, number| config.drain_timeout = Duration::from_millis(number)),
+    ("limits.open_timeout_ms", |config, number| config.limits.open_timeout = Duration::from_millis(number)),
+    ("limits.parked_opens_max", |config, number| config.limits.parked_opens_max = number.try_into().unwrap()),
+    ("limits.streams_max", |config, number| config.limits.streams_max = number.try_into().unwrap()),
+    ("limits.processes_max", |config, number| config.limits.processes_max = number.try_into().unwrap()),
+    ("limits.binds_per_process_max", |config, number| config.limits.binds_per_process_max = number.try_into().unwrap()),
+    ("limits.ingress_stream_bytes", |config, number| config.limits.ingress_stream_bytes = number),
+    ("limits.hello_timeout_ms", |config, number| config.limits.hello_timeout = Duration::from_millis(number)),
+    ("trunk.keep_alive_ms", |config, number| config.trunk.keep_alive = Duration::from_millis(number)),
+    ("trunk.idle_timeout_ms", |config, number| config.trunk.idle_timeout = Duration::from_millis(number)),
+    ("trunk.send_window_bytes", |config, number| config.trunk.send_window_bytes = number),
+    ("trunk.stream_receive_window_bytes", |config, number| config.trunk.stream_receive_window_bytes = number),
+    ("trunk.mtu_max", |config, number| config.trunk.mtu_max = number.try_into().unwrap()),
+    ("trunk.socket_buffer_bytes", |config, number| config.trunk.socket_buffer_bytes = number.try_into().unwrap()),
+    ("trunk.reconnect_backoff_max_ms", |config, number| {
+        config.trunk.reconnect_backoff_max = Duration::from_millis(number)
+    }),
+    ("trunk.streams_initial", |config, number| config.trunk.streams_initial = number.try_into().unwrap()),
+];
+
+/// What is said of the bounds of the number at `path`, whoever gave it.
+fn said_of(path: &str, result: Result<(), ConfigError>) -> Vec<String> {
+    let problems = match result {
+        Ok(()) => Vec::new(),
+        Err(ConfigError::Invalid { problems }) => problems,
+        Err(error) => panic!("{error}"),
+    };
+    let texts = problems.into_iter().filter(|problem| problem.key == path).map(|problem| problem.text);
+    texts.filter(|text| text.contains("outside")).collect()
+}
+
+#[test]
+fn numbers_that_a_program_sets_have_the_bounds_of_those_in_a_file_and_get_the_same_words() {
+    for (path, set) in NUMBERS {
+        let bounds = KEYS.iter().find(|key| key.path() == path).and_then(Key::bounds).unwrap();
+        let around =
+            [bounds.start().checked_sub(1), Some(*bounds.start()), Some(*bounds.end()), Some(bounds.end() + 1)];
+        for number in around.into_iter().flatten() {
+            let mut config = parse(SMALLEST).unwrap();
+            set(&mut config, number);
+            let by_program = said_of(path, config.validate());
+            let by_file = said_of(path, parse(&format!("{path} = {number}\n{SMALLEST}")).map(drop));
+            assert_eq!(by_program, by_file, "{path}: {number}");
+            assert_eq!(by_program.is_empty(), bounds.contains(&number), "{path}: {number}: {by_program:?}");
+        }
+    }
+    assert_eq!(NUMBERS.len(), KEYS.iter().filter_map(Key::bounds).count());
+}
+
+#[test]
+fn everything_that_a_program_sets_wrongly_is_said_at_once() {
+    let mut config = parse(SMALLEST).unwrap();
+    config.validate().unwrap();
+    config.limits.streams_max = 0;
+    config.trunk.keep_alive = Duration::MAX;
+    config.identity.key = PathBuf::new();
+    config.local.users = vec![Account::Name(String::new()), Account::Name("app".into())];
+    config.local.groups = vec![Account::Id(u32::MAX), Account::Id(u32::MAX - 1)];
+    config.admin = Some(AdminConfig { socket: config.local.socket.clone() });
+    let peer = |addresses: &[&str]| PeerConfig {
+        id: "node-b".parse().unwrap(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+    };
+    config.peers = vec![peer(&["b:1", "b"]), peer(&[])];
+    let error = config.validate().unwrap_err();
+    let expected = [
+        "identity.key: this is no path: it is empty or holds a NUL",
+        "local.users: a name is empty or holds a NUL",
+        "local.groups: 4294967295 is outside 0 to 4294967294",
+        "admin.socket: this is the socket of [local] too; give it a path of its own",
+        "peer.addresses: \"b\" is not host:port: the port is missing",
+        "peer.id: node-b has two entries; list all its addresses in one",
+        "peer.addresses: node-b: the list is empty; give at least one, such as \"10.0.0.2:7400\"",
+        "limits.streams_max: 0 is outside 1 to 10000000",
+        "trunk.keep_alive_ms: 18446744073709551615 is outside 100 to 300000",
+        "trunk.keep_alive_ms: 18446744073709551615999 is not less than half of idle_timeout_ms, which is 9000",
+    ];
+    let expected = expected.map(|line| format!("the program's configuration: {line}"));
+    assert_eq!(error.to_string().lines().collect::<Vec<_>>(), expected);
+    // A check looks at the values too.
+    let found: Vec<String> = config.check().into_iter().map(|finding| finding.text).collect();
+    assert!(found.starts_with(&expected), "{found:?}");
 }
 
 /// A folder with the identity of node-a and a private folder for its sockets, and a configuration that names them.

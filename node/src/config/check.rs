@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 use rustix::{fs::Access, io::Errno};
 use trunkline_certs::Identity;
 
-use super::{NodeConfig, PeerConfig};
+use super::{NodeConfig, PeerConfig, rules};
 use crate::{
     link::{
         credentials::{Allowed, gid_of, uid_of},
@@ -48,7 +48,7 @@ impl Finding {
     fn ok(text: impl Into<String>) -> Self {
         Self { severity: Severity::Ok, text: text.into() }
     }
-    fn warning(text: impl Into<String>) -> Self {
+    pub(super) fn warning(text: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, text: text.into() }
     }
     fn error(text: impl Into<String>) -> Self {
@@ -68,11 +68,13 @@ impl fmt::Display for Finding {
 }
 
 impl NodeConfig {
-    /// Looks at everything that the configuration names: files, folders, accounts, addresses. Run it as the user that
+    /// Looks at everything that the configuration names: files, folders, accounts, addresses; and at the values
+    /// themselves, as [`NodeConfig::validate`], for one that did not come from a file. Run it as the user that
     /// the node runs as. It binds the listen address for a moment, resolves names, and blocks while it does.
     #[must_use]
     pub fn check(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
+        let mut findings: Vec<Finding> =
+            rules::problems(self).iter().map(|problem| Finding::error(problem.to_string())).collect();
         self.check_identity(&mut findings);
         self.check_accounts(&mut findings);
         for (key, path) in self.sockets() {

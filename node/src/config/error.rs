@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration file, in words that name the file, the line and the key.
+//! What can be wrong with a configuration, in words that name where a value comes from and its key.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -44,11 +44,9 @@ pub enum ConfigError {
         text: String,
     },
     /// Keys are unknown or missing, or their values are refused. All of them are listed, one a line.
-    #[error("{}", list(path, problems))]
+    #[error("{}", list(problems))]
     Invalid {
-        /// The file.
-        path: PathBuf,
-        /// At least one, by line.
+        /// At least one: those of the file by line, then those of flags and variables by key.
         problems: Vec<Problem>,
     },
 }
@@ -56,21 +54,49 @@ pub enum ConfigError {
 /// One key that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The line, from 1; for a key that is missing, the line of its table.
-    pub line: usize,
+    /// Where the value comes from.
+    pub origin: Origin,
     /// The key with its table, such as `limits.streams_max`.
     pub key: String,
     /// What is wrong with it, and what would be right.
     pub text: String,
 }
 
+/// Where a value of a configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A configuration file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1; for a key that is missing, the line of its table, or 1 if that is missing too.
+        line: usize,
+    },
+    /// A flag, such as `--limits-streams-max`.
+    Flag(String),
+    /// An environment variable, such as `TRUNKLINE_LIMITS_STREAMS_MAX`.
+    Variable(String),
+    /// The program that made the [`NodeConfig`](super::NodeConfig).
+    Program,
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.line, self.key, self.text)
+        write!(f, "{}: {}: {}", self.origin, self.key, self.text)
     }
 }
 
-fn list(path: &std::path::Path, problems: &[Problem]) -> String {
-    let lines: Vec<String> = problems.iter().map(|problem| format!("{}:{problem}", path.display())).collect();
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Flag(name) | Self::Variable(name) => f.write_str(name),
+            Self::Program => f.write_str("the program's configuration"),
+        }
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
     lines.join("\n")
 }

@@ -1,11 +1,6 @@
-//! From the text of a configuration file to a [`NodeConfig`]: every key, its bounds, and what they must be together.
+//! From the text of a configuration file to a [`NodeConfig`]: every key, its default, and what they must be together.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, ops::Range, path::Path, time::Duration};
 
 use toml::{
     Spanned,
@@ -15,38 +10,36 @@ use trunkline_proto::id::NodeId;
 
 use super::{
     Account, AdminConfig, ConfigError, Congestion, DRAIN_TIMEOUT, IdentityConfig, LimitsConfig, LocalConfig, LogConfig,
-    LogLevel, NodeConfig, PeerConfig, Profile, STREAM_RECEIVE_WINDOW_BYTES_MAX, TrunkConfig,
-    reader::{Document, Section, position},
+    LogLevel, NodeConfig, PeerConfig, Profile, TrunkConfig,
+    document::{Document, position},
+    overrides::Overrides,
+    reader::Section,
+    rules::{self, ACCOUNT_ID_MAX},
 };
 
-const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
-const GIB: u64 = 1024 * MIB;
-
-/// Smallest and largest UDP payload of QUIC (RFC 9000 §14.1, §18.2).
-const MTU_ALLOWED: std::ops::RangeInclusive<u64> = 1_200..=65_527;
-
-pub(super) fn parse(text: &str, path: &Path) -> Result<NodeConfig, ConfigError> {
-    let table = DeTable::parse(text).map_err(|error| {
+/// `text` is that of the file `path`; what `overrides` hold stands in its place.
+pub(super) fn parse(text: &str, path: &Path, overrides: &Overrides) -> Result<NodeConfig, ConfigError> {
+    let mut table = DeTable::parse(text).map_err(|error| {
         let (line, column) = position(text, error.span().map_or(0, |span| span.start));
         ConfigError::Syntax { path: path.to_owned(), line, column, text: error.message().to_owned() }
     })?;
-    let document = Document::new(text);
-    let config = node(Section::top(&document, table), path.parent().unwrap_or(Path::new("")));
+    let mut document = Document::new(text, path);
+    overrides.apply(&mut document, table.get_mut());
+    let config = node(Section::top(&document, table));
     let problems = document.into_problems();
     match config {
         Some(config) if problems.is_empty() => Ok(config),
-        _ => Err(ConfigError::Invalid { path: path.to_owned(), problems }),
+        _ => Err(ConfigError::Invalid { problems }),
     }
 }
 
 /// `None` only after a problem was reported; but a problem may be reported beside `Some`.
-fn node(mut top: Section<'_, '_>, folder: &Path) -> Option<NodeConfig> {
+fn node(mut top: Section<'_, '_>) -> Option<NodeConfig> {
     let listen = listen(&mut top);
-    let drain_timeout = top.duration("drain_timeout_ms", DRAIN_TIMEOUT, 0..=600_000);
-    let identity = required(&mut top, "identity").and_then(|section| identity(section, folder));
-    let local = required(&mut top, "local").and_then(|section| local(section, folder));
-    let admin = top.section("admin").and_then(|section| admin(section, folder, local.as_ref()));
+    let drain_timeout = top.duration("drain_timeout_ms", DRAIN_TIMEOUT);
+    let identity = required(&mut top, "identity").and_then(identity);
+    let local = required(&mut top, "local").and_then(local);
+    let admin = top.section("admin").and_then(|section| admin(section, local.as_ref()));
     let peers = peers(&mut top);
     let limits = top.section("limits").map_or_else(LimitsConfig::default, limits);
     let trunk = top.section("trunk").map_or_else(TrunkConfig::default, trunk);
@@ -74,16 +67,16 @@ fn listen(top: &mut Section<'_, '_>) -> Option<SocketAddr> {
     parsed
 }
 
-fn identity(mut section: Section<'_, '_>, folder: &Path) -> Option<IdentityConfig> {
-    let certificate = section.path("certificate", folder);
-    let key = section.path("key", folder);
-    let trust = section.path("trust", folder);
+fn identity(mut section: Section<'_, '_>) -> Option<IdentityConfig> {
+    let certificate = section.path("certificate");
+    let key = section.path("key");
+    let trust = section.path("trust");
     section.finish();
     Some(IdentityConfig { certificate: certificate?, key: key?, trust: trust? })
 }
 
-fn local(mut section: Section<'_, '_>, folder: &Path) -> Option<LocalConfig> {
-    let socket: Option<PathBuf> = section.path("socket", folder);
+fn local(mut section: Section<'_, '_>) -> Option<LocalConfig> {
+    let socket = section.path("socket");
     let users = accounts(&mut section, "users");
     let groups = accounts(&mut section, "groups");
     section.finish();
@@ -98,29 +91,29 @@ fn accounts(section: &mut Section<'_, '_>, key: &'static str) -> Vec<Account> {
 
 fn account(section: &Section<'_, '_>, key: &str, value: Spanned<DeValue<'_>>) -> Option<Account> {
     let span = value.span();
-    match value.into_inner() {
-        DeValue::String(name) if !name.is_empty() && !name.contains('\0') => Some(Account::Name(name.into_owned())),
-        DeValue::String(_) => {
-            section.report(key, span, "a name is empty or holds a NUL");
-            None
-        }
+    let account = match value.into_inner() {
+        DeValue::String(name) => Account::Name(name.into_owned()),
         DeValue::Integer(integer) => match u32::from_str_radix(integer.as_str(), integer.radix()) {
-            // The highest number means "no such user" to the system.
-            Ok(id) if id != u32::MAX => Some(Account::Id(id)),
-            _ => {
-                section.report(key, span, format!("{integer} is outside 0 to {}", u32::MAX - 1));
-                None
+            Ok(id) => Account::Id(id),
+            Err(_) => {
+                section.report(key, span, rules::outside(integer, &(0..=ACCOUNT_ID_MAX.into())));
+                return None;
             }
         },
-        other => section.mistyped(key, span, "a name in quotes or a number", &other),
+        other => return section.mistyped(key, span, "a name in quotes or a number", &other),
+    };
+    if let Err(why) = rules::check_account(&account) {
+        section.report(key, span, why);
+        return None;
     }
+    Some(account)
 }
 
-fn admin(mut section: Section<'_, '_>, folder: &Path, local: Option<&LocalConfig>) -> Option<AdminConfig> {
-    let span = section.span_of("socket");
-    let socket = section.path("socket", folder);
+fn admin(mut section: Section<'_, '_>, local: Option<&LocalConfig>) -> Option<AdminConfig> {
+    let span = section.span_of("socket").unwrap_or(section.span());
+    let socket = section.path("socket");
     if local.is_some_and(|local| socket.as_ref() == Some(&local.socket)) {
-        section.report("socket", span, "this is the socket of [local] too; give it a path of its own");
+        section.report("socket", span, rules::SAME_SOCKET);
     }
     section.finish();
     Some(AdminConfig { socket: socket? })
@@ -135,8 +128,8 @@ fn peers(top: &mut Section<'_, '_>) -> Vec<PeerConfig> {
     peers
 }
 
-/// `first_seen` holds the line of each id so far.
-fn peer(mut section: Section<'_, '_>, first_seen: &mut HashMap<NodeId, usize>) -> Option<PeerConfig> {
+/// `first_seen` holds where each id so far stands.
+fn peer(mut section: Section<'_, '_>, first_seen: &mut HashMap<NodeId, Range<usize>>) -> Option<PeerConfig> {
     let id = section.require("id", "give the peer's node id");
     let id = section.text("id", id).and_then(|id| match NodeId::new(id.get_ref()) {
         Err(error) => {
@@ -144,12 +137,12 @@ fn peer(mut section: Section<'_, '_>, first_seen: &mut HashMap<NodeId, usize>) -
             None
         }
         Ok(name) => {
-            let line = section.line(id.span());
             if let Some(first) = first_seen.get(&name) {
-                let text = format!("{name} has an entry on line {first} already; list all its addresses there");
+                let place = section.place(first);
+                let text = format!("{name} has an entry {place} already; list all its addresses there");
                 section.report("id", id.span(), text);
             } else {
-                first_seen.insert(name.clone(), line);
+                first_seen.insert(name.clone(), id.span());
             }
             Some(name)
         }
@@ -158,7 +151,7 @@ fn peer(mut section: Section<'_, '_>, first_seen: &mut HashMap<NodeId, usize>) -
     let span = value.as_ref().map_or(section.span(), Spanned::span);
     let addresses = section.list("addresses", value).map(|list| {
         if list.is_empty() {
-            section.report("addresses", span, "the list is empty; give at least one, such as \"10.0.0.2:7400\"");
+            section.report("addresses", span, rules::ADDRESSES_EMPTY);
         }
         list.into_iter().filter_map(|value| address(&section, value)).collect()
     });
@@ -168,46 +161,23 @@ fn peer(mut section: Section<'_, '_>, first_seen: &mut HashMap<NodeId, usize>) -
 
 fn address(section: &Section<'_, '_>, value: Spanned<DeValue<'_>>) -> Option<String> {
     let address = section.text("addresses", Some(value))?;
-    if let Err(why) = check_address(address.get_ref()) {
-        section.report("addresses", address.span(), format!("{:?} is not host:port: {why}", address.get_ref()));
+    if let Err(why) = rules::check_address(address.get_ref()) {
+        section.report("addresses", address.span(), why);
         return None;
     }
     Some(address.into_inner())
 }
 
-/// Whether `address` has the form of an IP address or a host name, and a port.
-fn check_address(address: &str) -> Result<(), &'static str> {
-    if let Ok(address) = address.parse::<SocketAddr>() {
-        return if address.port() == 0 { Err("the port is 0") } else { Ok(()) };
-    }
-    let Some((host, port)) = address.rsplit_once(':') else { return Err("the port is missing") };
-    if host.contains(':') {
-        return Err("an IPv6 address stands in brackets, such as \"[fd00::2]:7400\"");
-    }
-    let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if host.is_empty() || host.len() > 253 || !host.bytes().all(letters) {
-        return Err("the host is neither an IP address nor a name");
-    }
-    // "1.2.3.400" has the form of a name, and nobody means one.
-    if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err("the host is neither an IP address nor a name");
-    }
-    match port.parse::<u16>() {
-        Ok(port) if port > 0 => Ok(()),
-        _ => Err("the port is not a number from 1 to 65535"),
-    }
-}
-
 fn limits(mut section: Section<'_, '_>) -> LimitsConfig {
     let default = LimitsConfig::default();
     let limits = LimitsConfig {
-        open_timeout: section.duration("open_timeout_ms", default.open_timeout, 1..=86_400_000),
-        parked_opens_max: section.count("parked_opens_max", default.parked_opens_max, 1..=1_000_000),
-        streams_max: section.count("streams_max", default.streams_max, 1..=10_000_000),
-        processes_max: section.count("processes_max", default.processes_max, 1..=65_536),
-        binds_per_process_max: section.count("binds_per_process_max", default.binds_per_process_max, 1..=1_000_000),
-        ingress_stream_bytes: section.number("ingress_stream_bytes", default.ingress_stream_bytes, 16 * KIB..=16 * MIB),
-        hello_timeout: section.duration("hello_timeout_ms", default.hello_timeout, 100..=60_000),
+        open_timeout: section.duration("open_timeout_ms", default.open_timeout),
+        parked_opens_max: section.count("parked_opens_max", default.parked_opens_max),
+        streams_max: section.count("streams_max", default.streams_max),
+        processes_max: section.count("processes_max", default.processes_max),
+        binds_per_process_max: section.count("binds_per_process_max", default.binds_per_process_max),
+        ingress_stream_bytes: section.count("ingress_stream_bytes", default.ingress_stream_bytes),
+        hello_timeout: section.duration("hello_timeout_ms", default.hello_timeout),
     };
     section.finish();
     limits
@@ -216,42 +186,38 @@ fn limits(mut section: Section<'_, '_>) -> LimitsConfig {
 fn trunk(mut section: Section<'_, '_>) -> TrunkConfig {
     let profiles = [("datacenter", Profile::Datacenter), ("wan", Profile::Wan)];
     let default = TrunkConfig::of(section.choice("profile", Profile::Datacenter, &profiles));
-    let idle_timeout = section.duration("idle_timeout_ms", default.idle_timeout, 1_000..=600_000);
+    let (keep_alive, idle_timeout) = silence(&mut section, &default);
     let trunk = TrunkConfig {
         profile: default.profile,
-        keep_alive: keep_alive(&mut section, default.keep_alive, idle_timeout),
+        keep_alive,
         idle_timeout,
-        send_window_bytes: section.number("send_window_bytes", default.send_window_bytes, 64 * KIB..=GIB),
-        stream_receive_window_bytes: section.number(
-            "stream_receive_window_bytes",
-            default.stream_receive_window_bytes,
-            64 * KIB..=STREAM_RECEIVE_WINDOW_BYTES_MAX,
-        ),
-        mtu_max: section.count("mtu_max", default.mtu_max, MTU_ALLOWED),
+        send_window_bytes: section.count("send_window_bytes", default.send_window_bytes),
+        stream_receive_window_bytes: section.count("stream_receive_window_bytes", default.stream_receive_window_bytes),
+        mtu_max: section.count("mtu_max", default.mtu_max),
         congestion: section.choice(
             "congestion",
             default.congestion,
             &[("cubic", Congestion::Cubic), ("bbr", Congestion::Bbr), ("new_reno", Congestion::NewReno)],
         ),
-        socket_buffer_bytes: section.count("socket_buffer_bytes", default.socket_buffer_bytes, 64 * KIB..=GIB),
-        reconnect_backoff_max: section.duration("reconnect_backoff_max_ms", default.reconnect_backoff_max, 50..=60_000),
-        streams_initial: section.count("streams_initial", default.streams_initial, 2..=256),
+        socket_buffer_bytes: section.count("socket_buffer_bytes", default.socket_buffer_bytes),
+        reconnect_backoff_max: section.duration("reconnect_backoff_max_ms", default.reconnect_backoff_max),
+        streams_initial: section.count("streams_initial", default.streams_initial),
     };
     section.finish();
     trunk
 }
 
-/// An idle timeout that is set alone may be too short for the default keep-alive: then it is the keep-alive's line
-/// that is missing, and the error stands at the table.
-fn keep_alive(section: &mut Section<'_, '_>, default: Duration, idle_timeout: Duration) -> Duration {
-    let span = section.span_of("keep_alive_ms");
-    let keep_alive = section.duration("keep_alive_ms", default, 100..=300_000);
-    if keep_alive * 2 >= idle_timeout {
-        let (keep_alive, idle) = (keep_alive.as_millis(), idle_timeout.as_millis());
-        let text = format!("{keep_alive} is not less than half of idle_timeout_ms, which is {idle}");
-        section.report("keep_alive_ms", span, text);
+/// `keep_alive_ms` and `idle_timeout_ms`. When they do not go together, the one that was given last is at fault: in the
+/// file the lower one, and what stands in place of the file's more than what the file says.
+fn silence(section: &mut Section<'_, '_>, default: &TrunkConfig) -> (Duration, Duration) {
+    let spans = [section.span_of("keep_alive_ms"), section.span_of("idle_timeout_ms")];
+    let keep_alive = section.duration("keep_alive_ms", default.keep_alive);
+    let idle_timeout = section.duration("idle_timeout_ms", default.idle_timeout);
+    let last = spans.into_iter().flatten().max_by_key(|span| span.start);
+    if let (Some(span), Err(why)) = (last, rules::check_keep_alive(keep_alive, idle_timeout)) {
+        section.report("keep_alive_ms", span, why);
     }
-    keep_alive
+    (keep_alive, idle_timeout)
 }
 
 fn log(mut section: Section<'_, '_>) -> LogConfig {

@@ -1,56 +1,19 @@
-//! Reads a TOML document key by key and remembers everything that is wrong with it, with its line.
+//! Reads a TOML document key by key and reports everything that is wrong with it where it stands.
 //!
-//! A key is named once, where it is read, together with its default and its bounds; what nobody asked for is unknown.
+//! A key is read by its name, together with its default; what nobody asked for is unknown.
 //! Derived deserializers would stop at the first error, and could name neither the key of a value nor its bounds.
 
-use std::{
-    cell::RefCell,
-    ops::{Range, RangeInclusive},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{ffi::OsStr, ops::Range, path::PathBuf, time::Duration};
 
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
-use super::error::Problem;
+use super::{document::Document, keys, rules};
 
 /// A value and where it stands.
 type Value<'t> = Spanned<DeValue<'t>>;
-
-/// One text and what was found wrong in it so far.
-pub(super) struct Document<'t> {
-    text: &'t str,
-    problems: RefCell<Vec<Problem>>,
-}
-
-impl<'t> Document<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
-        Self { text, problems: RefCell::default() }
-    }
-
-    /// Notes that the value of `key` at `span` is wrong.
-    fn report(&self, key: impl Into<String>, span: Range<usize>, text: impl Into<String>) {
-        let (line, _) = position(self.text, span.start);
-        self.problems.borrow_mut().push(Problem { line, key: key.into(), text: text.into() });
-    }
-
-    /// What was found, by line.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
-        let mut problems = self.problems.into_inner();
-        problems.sort_by_key(|problem| problem.line);
-        problems
-    }
-}
-
-/// The line and column, from 1, of a byte of `text`.
-pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
-    let before = text.get(..at).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-}
 
 /// One table of the document: what is left in it to be asked for.
 pub(super) struct Section<'d, 't> {
@@ -77,14 +40,14 @@ impl<'d, 't> Section<'d, 't> {
         self.span.clone()
     }
 
-    /// Where the value of `key` stands, or else the section's header.
-    pub(super) fn span_of(&self, key: &str) -> Range<usize> {
-        self.entries.get(key).map_or(self.span(), Spanned::span)
+    /// Where the value of `key` stands, if it is there and was not taken yet.
+    pub(super) fn span_of(&self, key: &str) -> Option<Range<usize>> {
+        self.entries.get(key).map(Spanned::span)
     }
 
-    /// The line, from 1, that `span` starts on.
-    pub(super) fn line(&self, span: Range<usize>) -> usize {
-        position(self.document.text, span.start).0
+    /// Where `span` is, as part of a sentence.
+    pub(super) fn place(&self, span: &Range<usize>) -> String {
+        self.document.place(span)
     }
 
     /// A key of this section as errors name it.
@@ -94,7 +57,7 @@ impl<'d, 't> Section<'d, 't> {
 
     /// Notes that the value of one of this section's keys is wrong.
     pub(super) fn report(&self, key: &str, span: Range<usize>, text: impl Into<String>) {
-        self.document.report(self.full(key), span, text);
+        self.document.report(self.full(key), &span, text);
     }
 
     /// Takes a key out of the section.
@@ -138,55 +101,45 @@ impl<'d, 't> Section<'d, 't> {
         None
     }
 
-    /// A path; a relative one starts at `folder`.
-    pub(super) fn path(&mut self, key: &'static str, folder: &Path) -> Option<PathBuf> {
+    /// A path; a relative one starts where its text comes from.
+    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         let value = self.require(key, "give a path");
         let path = self.text(key, value)?;
-        if path.get_ref().is_empty() || path.get_ref().contains('\0') {
-            self.report(key, path.span(), "this is no path: it is empty or holds a NUL");
+        if let Err(why) = rules::check_path(OsStr::new(path.get_ref())) {
+            self.report(key, path.span(), why);
             return None;
         }
-        Some(folder.join(path.into_inner()))
+        Some(self.document.folder(&path.span()).join(path.into_inner()))
     }
 
-    /// A whole number within `allowed`, or `default` when the key is absent.
-    pub(super) fn number(&mut self, key: &'static str, default: u64, allowed: RangeInclusive<u64>) -> u64 {
-        let Some(value) = self.take(key) else { return default };
+    /// A whole number within its bounds, if the key is there.
+    fn number(&mut self, key: &'static str) -> Option<u64> {
+        let value = self.take(key);
+        let allowed = keys::allowed(&self.full(key));
+        let value = value?;
         let span = value.span();
         let DeValue::Integer(integer) = value.into_inner() else {
-            let text = &self.document.text[span.clone()];
+            let text = self.document.text(&span);
             self.report(key, span, format!("a whole number is expected here, not {text}"));
-            return default;
+            return None;
         };
         match u64::from_str_radix(integer.as_str(), integer.radix()) {
-            Ok(number) if allowed.contains(&number) => number,
+            Ok(number) if allowed.contains(&number) => Some(number),
             _ => {
-                let text = format!("{integer} is outside {} to {}", allowed.start(), allowed.end());
-                self.report(key, span, text);
-                default
+                self.report(key, span, rules::outside(integer, allowed));
+                None
             }
         }
     }
 
-    /// A whole number within `allowed`, all of which `T` must hold.
-    pub(super) fn count<T>(&mut self, key: &'static str, default: T, allowed: RangeInclusive<u64>) -> T
-    where
-        T: Copy + TryFrom<u64>,
-        u64: TryFrom<T>,
-    {
-        let default_wide = u64::try_from(default).unwrap_or(*allowed.end());
-        T::try_from(self.number(key, default_wide, allowed)).unwrap_or(default)
+    /// A whole number within its bounds, all of which `T` must hold, or `default` when the key is absent.
+    pub(super) fn count<T: TryFrom<u64>>(&mut self, key: &'static str, default: T) -> T {
+        self.number(key).and_then(|number| T::try_from(number).ok()).unwrap_or(default)
     }
 
-    /// Milliseconds within `allowed`, or `default` when the key is absent.
-    pub(super) fn duration(
-        &mut self,
-        key: &'static str,
-        default: Duration,
-        allowed_ms: RangeInclusive<u64>,
-    ) -> Duration {
-        let default_ms = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
-        Duration::from_millis(self.number(key, default_ms, allowed_ms))
+    /// Milliseconds within their bounds, or `default` when the key is absent.
+    pub(super) fn duration(&mut self, key: &'static str, default: Duration) -> Duration {
+        self.number(key).map_or(default, Duration::from_millis)
     }
 
     /// One of the words in `choices`, or `default` when the key is absent.
