@@ -2,20 +2,21 @@
 //!
 //! The node's state stays on its own task. A question travels there with the sender of its answer, and comes back.
 
-use std::{future::pending, io, time::Duration};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
+use futures_util::stream::try_unfold;
 use tokio::{
     net::UnixStream,
     sync::{mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Request, Response, Status, codegen::BoxStream, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use trunkline_proto::{
     DESCRIPTORS,
     admin::{
-        StatusRequest, StatusResponse,
+        StatusRequest, StatusResponse, Stream, StreamsRequest, StreamsResponse,
         admin_server::{Admin, AdminServer, SERVICE_NAME},
     },
 };
@@ -37,8 +38,32 @@ const ACCEPTED_MAX: usize = 16;
 /// Calls at once on one connection. Further ones wait in the client.
 const CALLS_PER_CONNECTION_MAX: u32 = 64;
 
-/// Asks for the node's status; whoever receives it answers into it.
-pub(crate) type StatusQuestion = oneshot::Sender<StatusResponse>;
+/// What the node is asked; whoever receives it answers into the sender.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// Its state now.
+    Status(StatusRequest, oneshot::Sender<StatusResponse>),
+    /// One step of a listing of its streams.
+    Streams(Arc<StreamsRequest>, Cursor, oneshot::Sender<Page>),
+}
+
+/// How far a listing of streams has come.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cursor {
+    /// The lowest number of a relay that has not been looked at.
+    pub(crate) first: u64,
+    /// The youngest relay when the listing began; `None` before its first step.
+    pub(crate) last: Option<u64>,
+}
+
+/// What one step of a listing found.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// May be none, though there is more to look at.
+    pub(crate) streams: Vec<Stream>,
+    /// Where to go on; `None` at the end.
+    pub(crate) next: Option<Cursor>,
+}
 
 /// Why the admin endpoint does not serve, or serves no more.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +85,7 @@ pub(crate) enum AdminError {
 /// [`AdminError`].
 pub(crate) async fn serve(
     socket: BoundSocket,
-    status: mpsc::Sender<StatusQuestion>,
+    questions: mpsc::Sender<Question>,
     denied: impl Fn(Peer, &Denied),
     draining: watch::Receiver<bool>,
     stop: impl Future<Output = ()>,
@@ -70,7 +95,7 @@ pub(crate) async fn serve(
     let (stopping, stopped) = oneshot::channel();
     let server = Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
-        .add_service(AdminServer::new(Service { status }))
+        .add_service(AdminServer::new(Service { questions }))
         .add_service(tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(health.clone()),
         ))
@@ -123,23 +148,59 @@ async fn tell_health(health: HealthReporter, mut draining: watch::Receiver<bool>
     }
 }
 
+#[derive(Clone)]
 struct Service {
-    status: mpsc::Sender<StatusQuestion>,
+    questions: mpsc::Sender<Question>,
+}
+
+impl Service {
+    /// Puts a question to the node and waits for the answer.
+    async fn ask<A>(&self, question: impl FnOnce(oneshot::Sender<A>) -> Question) -> Result<A, Status> {
+        let (asker, answered) = oneshot::channel();
+        let ask = async {
+            self.questions.send(question(asker)).await.ok()?;
+            answered.await.ok()
+        };
+        match timeout(ANSWER_TIMEOUT, ask).await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(Status::unavailable("the node has stopped")),
+            Err(_) => Err(Status::deadline_exceeded("the node did not answer in time")),
+        }
+    }
+
+    /// The next chunk of a listing that is not empty, and where to go on.
+    async fn chunk(
+        self,
+        request: Arc<StreamsRequest>,
+        mut cursor: Option<Cursor>,
+    ) -> Result<Option<(StreamsResponse, Option<Cursor>)>, Status> {
+        while let Some(from) = cursor {
+            let request = Arc::clone(&request);
+            let page = self.ask(|asker| Question::Streams(request, from, asker)).await?;
+            if !page.streams.is_empty() {
+                return Ok(Some((StreamsResponse { streams: page.streams }, page.next)));
+            }
+            cursor = page.next;
+        }
+        Ok(None)
+    }
 }
 
 #[tonic::async_trait]
 impl Admin for Service {
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let (answer, answered) = oneshot::channel();
-        let ask = async {
-            self.status.send(answer).await.ok()?;
-            answered.await.ok()
-        };
-        match timeout(ANSWER_TIMEOUT, ask).await {
-            Ok(Some(response)) => Ok(Response::new(response)),
-            Ok(None) => Err(Status::unavailable("the node has stopped")),
-            Err(_) => Err(Status::deadline_exceeded("the node did not answer in time")),
-        }
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let request = request.into_inner();
+        Ok(Response::new(self.ask(|asker| Question::Status(request, asker)).await?))
+    }
+
+    type StreamsStream = BoxStream<StreamsResponse>;
+
+    async fn streams(&self, request: Request<StreamsRequest>) -> Result<Response<Self::StreamsStream>, Status> {
+        let request = Arc::new(request.into_inner());
+        let service = self.clone();
+        let chunks =
+            try_unfold(Some(Cursor::default()), move |cursor| service.clone().chunk(Arc::clone(&request), cursor));
+        Ok(Response::new(Box::pin(chunks)))
     }
 }
 
@@ -178,10 +239,11 @@ mod tests {
         let socket = bind_unix(&path, 0o600).unwrap();
         let (draining, is_draining) = watch::channel(false);
         let (stop, stopped) = oneshot::channel::<()>();
-        let (questions, mut asked) = mpsc::channel::<StatusQuestion>(1);
+        let (questions, mut asked) = mpsc::channel(1);
         let node = tokio::spawn(async move {
-            while let Some(answer) = asked.recv().await {
-                let _ = answer.send(StatusResponse { node: "node-a".into(), ..StatusResponse::default() });
+            while let Some(question) = asked.recv().await {
+                let Question::Status(_, asker) = question else { continue };
+                let _ = asker.send(StatusResponse { node: "node-a".into(), ..StatusResponse::default() });
             }
         });
         let server =
@@ -206,11 +268,11 @@ mod tests {
     async fn status_is_what_the_node_answers() {
         let served = start();
         let mut client = AdminClient::new(connect(&served.path).await);
-        let response = client.status(StatusRequest {}).await.unwrap().into_inner();
+        let response = client.status(StatusRequest::default()).await.unwrap().into_inner();
         assert_eq!(response.node, "node-a");
         served.node.abort();
         assert!(served.node.await.unwrap_err().is_cancelled());
-        let refused = client.status(StatusRequest {}).await.unwrap_err();
+        let refused = client.status(StatusRequest::default()).await.unwrap_err();
         assert_eq!((refused.code(), refused.message()), (tonic::Code::Unavailable, "the node has stopped"));
     }
 

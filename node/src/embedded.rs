@@ -58,7 +58,7 @@ use trunkline_proto::{
 
 pub use crate::bindings::Refusal;
 use crate::{
-    admin::{self, StatusQuestion},
+    admin::{self, Question},
     config::NodeConfig,
     link::{
         self,
@@ -127,7 +127,7 @@ async fn drive(tasks: Weak<LocalSet>) {
 
 /// Serves operators until `stopped`.
 async fn serve_admin(node: Rc<Node>, socket: BoundSocket, stopped: oneshot::Receiver<()>) {
-    let (questions, mut asked) = mpsc::channel::<StatusQuestion>(QUESTIONS_MAX);
+    let (questions, mut asked) = mpsc::channel::<Question>(QUESTIONS_MAX);
     let denied = |peer: Peer, denied: &Denied| {
         let who = format!("refused a process of uid {} on the admin socket", peer.uid);
         node.refusals.warn(&who, &denied.to_string());
@@ -135,8 +135,7 @@ async fn serve_admin(node: Rc<Node>, socket: BoundSocket, stopped: oneshot::Rece
     let stopped = async { stopped.await.unwrap_or_default() };
     let answer = async {
         while let Some(question) = asked.recv().await {
-            // Who asked may have gone.
-            let _ = question.send(status::of(&node));
+            status::answer(&node, question);
         }
         pending().await
     };

@@ -1,4 +1,4 @@
-//! What `Status` says: the node's state at one instant, as the admin service's message.
+//! What `Status` and `Streams` say: the node's state at one instant, as the admin service's messages.
 
 use std::{
     rc::Rc,
@@ -6,17 +6,57 @@ use std::{
 };
 
 use trunkline_proto::{
-    admin::{Bind, Parked, Process, StatusResponse, Stream, Trunk},
+    admin::{Bind, Parked, Process, StatusRequest, StatusResponse, Stream, StreamsRequest, Trunk},
     version::SOFTWARE,
 };
 
 use crate::{
+    admin::{Cursor, Page, Question},
     node::Node,
     relay::{Relay, Side},
 };
 
+/// How many streams are looked at in one step of a listing: the node's thread does nothing else meanwhile. With every
+/// name as long as it may be, so many take half a megabyte.
+const STREAMS_PER_STEP: usize = 1_000;
+
+/// Answers one question. Who asked may have gone.
+pub(crate) fn answer(node: &Rc<Node>, question: Question) {
+    match question {
+        Question::Status(request, asker) => {
+            let _ = asker.send(of(node, &request));
+        }
+        Question::Streams(request, cursor, asker) => {
+            let _ = asker.send(page(node, &request, cursor));
+        }
+    }
+}
+
+/// The streams from `cursor` on that match, as far as one step goes.
+fn page(node: &Node, request: &StreamsRequest, cursor: Cursor) -> Page {
+    let last = cursor.last.unwrap_or_else(|| node.relays.youngest());
+    let looked_at = node.relays.some(cursor.first..=last, STREAMS_PER_STEP);
+    let next = (looked_at.len() == STREAMS_PER_STEP)
+        .then(|| looked_at.last().map(|relay| Cursor { first: relay.number + 1, last: Some(last) }))
+        .flatten()
+        .filter(|next| next.first <= last);
+    let matching = looked_at.iter().filter(|relay| is_asked_for(node, relay, request));
+    Page { streams: matching.map(|relay| stream_of(node, relay)).collect(), next }
+}
+
+fn is_asked_for(node: &Node, relay: &Relay, request: &StreamsRequest) -> bool {
+    let open = &relay.open;
+    let matches = |asked: &str, name: &str| asked.is_empty() || asked == name;
+    let peer = open.producer_node.as_ref().filter(|producer| **producer != node.id).unwrap_or(&open.node);
+    matches(&request.job, open.job.name.as_str())
+        && matches(&request.producer, open.producer.as_str())
+        && matches(&request.consumer, open.consumer.as_str())
+        && matches(&request.peer, peer.as_str())
+}
+
 /// The node's state now.
-pub(crate) fn of(node: &Rc<Node>) -> StatusResponse {
+fn of(node: &Rc<Node>, request: &StatusRequest) -> StatusResponse {
+    let streams = if request.omit_streams { Vec::new() } else { node.relays.all() };
     let trunks = node.trunks.all();
     let expires = node.identity.not_after().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     StatusResponse {
@@ -30,8 +70,9 @@ pub(crate) fn of(node: &Rc<Node>) -> StatusResponse {
         draining: node.is_draining(),
         trunks: trunks.iter().map(|trunk| trunk_of(trunk)).collect(),
         processes: node.processes.borrow().values().map(|process| process_of(process)).collect(),
-        streams: node.relays.all().iter().map(|relay| stream_of(node, relay)).collect(),
+        streams: streams.iter().map(|relay| stream_of(node, relay)).collect(),
         parked: node.bindings.borrow().parked().map(|parked| parked_of(&parked.relay, parked.since)).collect(),
+        stream_count: node.relays.count() as u64,
     }
 }
 

@@ -170,7 +170,7 @@ fn an_empty_variable_counts_as_unset_and_an_empty_flag_does_not() {
     assert_eq!(parse(&[], &[("TRUNKLINE_LISTEN", ""), ("TRUNKLINE_LOCAL_USERS", "")]).unwrap(), unchanged);
     let text = TEXT.replace("[admin]", "users = [\"app\"]\n[admin]");
     let none = overrides(&[("local.users", "")], &[]);
-    assert_eq!(NodeConfig::parse_with(&text, Path::new(FILE), &none).unwrap().local.users, []);
+    assert_eq!(NodeConfig::parse_with(&text, Path::new(FILE), &none).unwrap().local.unwrap().users, []);
     assert!(refusal(&[("listen", "")], &[]).starts_with("--listen: listen: \"\" is not an IP address"));
 }
 
@@ -267,7 +267,7 @@ fn a_relative_path_starts_at_the_working_directory_and_not_at_the_file() {
     let config =
         parse(&[("identity.key", "run/7"), ("local.socket", "8")], &[("TRUNKLINE_ADMIN_SOCKET", "a.sock")]).unwrap();
     assert_eq!(config.identity.key, PathBuf::from("run/7"));
-    assert_eq!(config.local.socket, PathBuf::from("8"), "a file may be called so");
+    assert_eq!(config.local.unwrap().socket, PathBuf::from("8"), "a file may be called so");
     assert_eq!(config.admin.unwrap().socket, PathBuf::from("a.sock"));
     assert_eq!(config.identity.trust, PathBuf::from("/etc/trunkline/trust.pem"));
 }

@@ -283,7 +283,7 @@ impl Daemon {
     /// The connection's, or the daemon's.
     pub async fn try_status(&self) -> Result<StatusResponse, tonic::Status> {
         let channel = self.admin_channel().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-        Ok(AdminClient::new(channel).status(StatusRequest {}).await?.into_inner())
+        Ok(AdminClient::new(channel).status(StatusRequest::default()).await?.into_inner())
     }
 
     /// What its health service says of the node as a whole.

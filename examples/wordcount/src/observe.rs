@@ -84,7 +84,7 @@ async fn status(node: &Node, folder: &Path) -> Result<StatusResponse, ObserveErr
     let socket = format!("unix://{}", admin_socket(folder, &node.id).display());
     let channel = Endpoint::from_shared(socket).map_err(unreachable)?.connect().await.map_err(unreachable)?;
     let mut admin = AdminClient::new(channel).max_decoding_message_size(STATUS_BYTES_MAX);
-    let response = admin.status(StatusRequest {}).await;
+    let response = admin.status(StatusRequest::default()).await;
     let refused = |status| ObserveError::Refused { node: node.id.clone(), status: Box::new(status) };
     Ok(response.map_err(refused)?.into_inner())
 }

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    ops::RangeInclusive,
     rc::Rc,
 };
 
@@ -50,6 +51,16 @@ impl Relays {
     /// All in transit, oldest first.
     pub(crate) fn all(&self) -> Vec<Rc<Relay>> {
         self.live.borrow().values().cloned().collect()
+    }
+
+    /// The number of the youngest that ever was; 0 before the first.
+    pub(crate) fn youngest(&self) -> u64 {
+        self.next.get()
+    }
+
+    /// The oldest of those in transit whose numbers lie in `numbers`, `max` at most, by number.
+    pub(crate) fn some(&self, numbers: RangeInclusive<u64>, max: usize) -> Vec<Rc<Relay>> {
+        self.live.borrow().range(numbers).take(max).map(|(_, relay)| Rc::clone(relay)).collect()
     }
 
     /// Waits until there is none. Cancel-safe; one waiter only.

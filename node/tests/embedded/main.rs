@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test prepares either succeeds or fails the test")]
 
 mod ends;
+mod operators;
 mod program;
 
 use std::{collections::VecDeque, thread};
