@@ -209,7 +209,7 @@ mod tests {
         let mut command = Arguments::command();
         command.clone().debug_assert();
         assert!(command.render_long_help().to_string().contains("5    a stream did not end cleanly"));
-        for subcommand in command.get_subcommands_mut() {
+        for subcommand in command.get_subcommands_mut().filter(|subcommand| subcommand.get_name() != "help") {
             let help = subcommand.render_long_help().to_string();
             assert!(help.contains("Examples:"), "{help}");
         }

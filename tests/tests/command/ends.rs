@@ -82,9 +82,12 @@ async fn a_killed_sender_is_named() {
 async fn a_signal_is_128_and_its_number_and_the_other_end_is_told() {
     in_time(async {
         let cluster = Cluster::builder().start().await;
-        let (recv, send) = under_way(&cluster, &[]).await;
+        let (recv, mut send) = under_way(&cluster, &[]).await;
+        // Its input does not end: that would be another end of the stream.
+        let input = send.stdin.take();
         signal(&send, Signal::INT);
         let (received, sent) = join!(ends(recv, b""), ends(send, b""));
+        drop(input);
         sent.with(130, "interrupted by SIGINT");
         received.with(5, "cancelled at offset 5: interrupted by SIGINT");
 

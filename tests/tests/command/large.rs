@@ -22,7 +22,7 @@ const PIECE_BYTES: usize = 1 << 20;
 const HELD_BACK_BYTES: usize = 4 * PIECE_BYTES;
 
 /// What a program needs that carries nothing: its code as far as it was touched, its runtime, the allocator's slack.
-const PROGRAM_BYTES: u64 = 48 << 20;
+const PROGRAM_BYTES: u64 = 24 << 20;
 /// docs/operations.md, "What bounds memory": a consuming process with the default budget and pool, one stream; and the
 /// batches on their way to the output.
 const RECV_BYTES: u64 = (256 << 20) + (64 << 20) + 16 + 4 * (1 << 20);

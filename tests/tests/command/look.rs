@@ -48,7 +48,8 @@ async fn status_and_streams_show_a_live_stream() {
     in_time(async {
         let cluster = Cluster::builder().start().await;
         let (a, b) = (cluster.node("node-a"), cluster.node("node-b"));
-        let mut recv = trunkline(b, ["recv", "job/consumer", "--lines"]).spawn().unwrap();
+        // The second producer is still to come, so that the name is bound.
+        let mut recv = trunkline(b, ["recv", "job/consumer", "--lines", "--expect", "2"]).spawn().unwrap();
         let mut send = trunkline(a, ["send", TO, "--lines", "--producer", "p"]).spawn().unwrap();
         send.stdin.as_mut().unwrap().write_all(b"line\n").await.unwrap();
         prints(&mut recv, "line\n").await;
@@ -83,8 +84,9 @@ async fn status_and_streams_show_a_live_stream() {
             let json: Value = serde_json::from_str(&json).unwrap();
             assert_eq!(json["streams"].as_array().unwrap().len(), count, "{filter:?}: {json}");
         }
-        let (sent, received) = join!(ends(send, b""), ends(recv, b""));
-        (sent.with(0, ""), received.with(0, ""));
+        let (sent, second, received) = join!(ends(send, b""), run(trunkline(b, ["send", TO]), b""), ends(recv, b""));
+        (sent.with(0, ""), second.with(0, ""), received.with(0, ""));
+        cluster.carries_nothing().await;
         assert_eq!(say(a, &["streams"]).await.lines().count(), 1, "only the header is left");
         let mut full = trunkline(a, ["status"]);
         full.stdout(File::create("/dev/full").unwrap());
