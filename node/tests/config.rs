@@ -404,9 +404,10 @@ fn everything_that_a_program_sets_wrongly_is_said_at_once() {
     config.limits.streams_max = 0;
     config.trunk.keep_alive = Duration::MAX;
     config.identity.key = PathBuf::new();
-    config.local.users = vec![Account::Name(String::new()), Account::Name("app".into())];
-    config.local.groups = vec![Account::Id(u32::MAX), Account::Id(u32::MAX - 1)];
-    config.admin = Some(AdminConfig { socket: config.local.socket.clone() });
+    let local = config.local.as_mut().unwrap();
+    local.users = vec![Account::Name(String::new()), Account::Name("app".into())];
+    local.groups = vec![Account::Id(u32::MAX), Account::Id(u32::MAX - 1)];
+    config.admin = Some(AdminConfig { socket: local.socket.clone() });
     let peer = |addresses: &[&str]| PeerConfig {
         id: "node-b".parse().unwrap(),
         addresses: addresses.iter().map(ToString::to_string).collect(),

@@ -21,6 +21,13 @@ pub fn certs() -> &'static Path {
     PATH.get_or_init(|| shipped("trunkline-certs"))
 }
 
+/// The command.
+#[must_use]
+pub fn trunkline() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| shipped("trunkline"))
+}
+
 /// The user's process of [`crate::process`]. Cargo has built it together with the tests.
 #[must_use]
 pub fn test_process() -> PathBuf {
@@ -52,7 +59,8 @@ fn build() {
     let profile = if profile == "debug" { "dev" } else { profile };
     let target = folder.parent().expect("target is above target/PROFILE");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--profile", profile, "-p", "trunkline-node", "-p", "trunkline-certs"]);
+    cargo.args(["build", "--quiet", "--profile", profile]);
+    cargo.args(["-p", "trunkline-node", "-p", "trunkline-certs", "-p", "trunkline-cli"]);
     cargo.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
     let status = cargo.status().expect("cargo can be started");
     assert!(status.success(), "{cargo:?}: {status}");

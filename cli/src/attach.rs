@@ -1,0 +1,22 @@
+//! The way to the local node.
+
+use trunkline::{Attachment, Job, JobName};
+
+use crate::{arguments::EndArguments, failure::Failure};
+
+/// Attaches to the node at the socket that was named.
+pub(crate) async fn attach(arguments: &EndArguments) -> Result<Attachment, Failure> {
+    let software = concat!("trunkline-cli/", env!("CARGO_PKG_VERSION"));
+    Attachment::builder().software(software).connect(&arguments.socket).await.map_err(Failure::NoNode)
+}
+
+/// The run of the job that was named.
+pub(crate) fn job(attachment: &Attachment, name: &JobName, arguments: &EndArguments) -> Result<Job, Failure> {
+    attachment.job(name, &arguments.run).map_err(Failure::NotReached)
+}
+
+/// Lets the last word of each stream reach the node. How the streams ended is known; what else goes wrong here, such as a
+/// node that died with them, adds nothing to it.
+pub(crate) async fn close(attachment: Attachment) {
+    let _ = attachment.close().await;
+}

@@ -1,0 +1,89 @@
+//! Two gibibytes from a file through two daemons, and what the four processes needed of memory for it.
+
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write as _},
+    time::Duration,
+};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use tokio::{io::AsyncReadExt as _, join, time::timeout};
+use trunkline_tests::{
+    binaries,
+    cluster::Cluster,
+    payload::{Random, seed},
+};
+
+use super::{ends, trunkline};
+
+const FILE_BYTES: usize = 2 << 30;
+const PIECE_BYTES: usize = 1 << 20;
+/// A pipe and what is read ahead of it hold less: when so much is missing, the receiver cannot have written all.
+const HELD_BACK_BYTES: usize = 4 * PIECE_BYTES;
+
+/// What a program needs that carries nothing: its code as far as it was touched, its runtime, the allocator's slack.
+const PROGRAM_BYTES: u64 = 24 << 20;
+/// docs/operations.md, "What bounds memory": a consuming process with the default budget and pool, one stream; and the
+/// batches on their way to the output.
+const RECV_BYTES: u64 = (256 << 20) + (64 << 20) + 16 + 4 * (1 << 20);
+/// A producing process: the budget and one message beyond it; and what is read ahead.
+const SEND_BYTES: u64 = (256 << 20) + (64 << 10) + 4 * (256 << 10);
+/// A node with one stream, one trunk, one process: what waits for the trunk, or for the process; QUIC's send window; the
+/// link's buffers; state.
+const NODE_A_BYTES: u64 = (256 << 10) + (1 << 20) + (512 << 10) + (3 << 10);
+const NODE_B_BYTES: u64 = (1152 << 10) * 7 / 8 + (1 << 20) + (512 << 10) + (3 << 10);
+
+/// The most that the process has had resident so far.
+fn peak_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process's status");
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+    kib.map_or_else(|| panic!("no VmHWM of {pid}"), |kib: u64| kib * 1024)
+}
+
+#[tokio::test]
+async fn two_gibibytes_come_out_as_they_went_in_and_memory_stays_below_its_formula() {
+    // Before the time starts.
+    let _ = binaries::trunkline();
+    let body = async {
+        let cluster = Cluster::builder().start().await;
+        let (a, b) = (cluster.node("node-a"), cluster.node("node-b"));
+        let path = cluster.folder().join("large");
+        let (mut file, mut went_in) = (BufWriter::new(File::create(&path).unwrap()), Context::new(&SHA256));
+        let mut random = Random::new(seed(), 2);
+        for _ in 0..FILE_BYTES / PIECE_BYTES {
+            let piece = random.bytes(PIECE_BYTES);
+            went_in.update(&piece);
+            file.write_all(&piece).unwrap();
+        }
+        file.flush().unwrap();
+
+        let mut recv = trunkline(b, ["recv", "job/consumer", "--quiet"]).spawn().unwrap();
+        let send = trunkline(a, ["send", "job/consumer@node-b", "--file", path.to_str().unwrap()]).spawn().unwrap();
+        let mut out = recv.stdout.take().unwrap();
+        let (mut came_out, mut length, mut piece) = (Context::new(&SHA256), 0, vec![0; PIECE_BYTES]);
+        let mut peaks = None;
+        loop {
+            if peaks.is_none() && length >= FILE_BYTES - HELD_BACK_BYTES {
+                // Nobody has ended yet: the receiver is not rid of the rest, and the sender waits for the receiver.
+                peaks = Some([send.id().unwrap(), a.pid, b.pid, recv.id().unwrap()].map(peak_bytes));
+            }
+            let read = out.read(&mut piece).await.unwrap();
+            if read == 0 {
+                break;
+            }
+            came_out.update(&piece[..read]);
+            length += read;
+        }
+        let (sent, received) = join!(ends(send, b""), ends(recv, b""));
+        (sent.with(0, ""), received.with(0, ""));
+        assert_eq!(length, FILE_BYTES);
+        assert_eq!(came_out.finish().as_ref(), went_in.finish().as_ref());
+
+        let bounds = [SEND_BYTES, NODE_A_BYTES, NODE_B_BYTES, RECV_BYTES];
+        for ((peak, bound), who) in peaks.unwrap().into_iter().zip(bounds).zip(["send", "node-a", "node-b", "recv"]) {
+            println!("{who}: {} KiB at most, {} KiB allowed", peak >> 10, (bound + PROGRAM_BYTES) >> 10);
+            assert!(peak <= bound + PROGRAM_BYTES, "{who} had {peak} bytes resident, above {bound} + {PROGRAM_BYTES}");
+        }
+    };
+    timeout(Duration::from_secs(600), body).await.expect("two gibibytes take less than ten minutes");
+}
