@@ -24,11 +24,14 @@ pub(crate) struct Binding {
     pub(crate) run: RunId,
 }
 
-/// Why a bind or an open is refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) code: Code,
-    pub(crate) text: String,
+/// Why the node refuses what a process asked, be it to attach.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// What kind of reason it is, and whether another attempt may succeed.
+    pub code: Code,
+    /// The reason, for people: a sentence.
+    pub text: String,
 }
 
 /// What becomes of an open.

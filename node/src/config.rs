@@ -108,8 +108,9 @@ pub struct NodeConfig {
     pub drain_timeout: Duration,
     /// `[identity]`: who this node is, and whom it trusts.
     pub identity: IdentityConfig,
-    /// `[local]`: where processes of this machine attach.
-    pub local: LocalConfig,
+    /// `[local]`: where processes of this machine attach. A file must have it; without it, a node that is embedded in a
+    /// program serves that program alone.
+    pub local: Option<LocalConfig>,
     /// `[admin]`: where operators ask. Without it there is no such endpoint.
     pub admin: Option<AdminConfig>,
     /// `[[peer]]`: an address book for dialling. It is no allow-list: any node with a certificate of the cluster may
@@ -335,14 +336,15 @@ impl LogLevel {
 }
 
 impl NodeConfig {
-    /// The defaults around what has none: no admin endpoint, no peers. For a node that is embedded in a program.
+    /// The defaults around what has none: no local socket, no admin endpoint, no peers. For a node that is
+    /// [embedded](crate::embedded) in a program.
     #[must_use]
-    pub fn new(listen: SocketAddr, identity: IdentityConfig, local: LocalConfig) -> Self {
+    pub fn new(listen: SocketAddr, identity: IdentityConfig) -> Self {
         Self {
             listen,
             drain_timeout: DRAIN_TIMEOUT,
             identity,
-            local,
+            local: None,
             admin: None,
             peers: Vec::new(),
             limits: LimitsConfig::default(),

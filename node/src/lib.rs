@@ -10,7 +10,8 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`config`] | the configuration file, and what is wrong with it |
-//! | `node` | the composition root: start, open, bind, drain |
+//! | [`embedded`] | the composition root: a node's start, tasks and end, and the link of a program that it is embedded in |
+//! | `node` | what a node is made of: attach, open, bind, drain |
 //! | `relay` | one stream in transit, and the table of all of them |
 //! | `outlet`, `schedule` | what waits to be written to one connection, and whose turn it is |
 //! | `bindings` | consumer names, and opens that wait for one |
@@ -20,11 +21,14 @@
 //! | `events` | what the log tells of streams and binds |
 //! | `refusals` | refusals in plain words, once each |
 //!
+//! With the feature `daemon` (the default) the package has the daemon's binary, and what only that needs.
+//!
 //! Everything runs on one thread, in a [`tokio::task::LocalSet`]: docs/adr/0003 says why.
 
 mod admin;
 mod bindings;
 pub mod config;
+pub mod embedded;
 mod events;
 mod link;
 mod node;
@@ -35,6 +39,7 @@ mod schedule;
 mod status;
 mod trunk;
 
+pub use embedded::run;
 pub use link::{credentials::AccountError, socket::SocketError};
-pub use node::{NodeError, run};
+pub use node::NodeError;
 pub use trunk::endpoint::EndpointError;

@@ -1,4 +1,5 @@
-//! The composition root: what a node is made of, and how it starts and stops.
+//! What a node is made of, and the rules by which it attaches, opens, binds and drains. [`crate::embedded`] starts it and
+//! its tasks.
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,11 +10,11 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     task::spawn_local,
     time::{sleep, timeout},
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use trunkline_certs::Identity;
 use trunkline_proto::{
     code::Code,
@@ -23,28 +24,19 @@ use trunkline_proto::{
 };
 
 use crate::{
-    admin::{self, StatusQuestion},
     bindings::{Admission, Binding, Bindings, Refusal},
     config::{self, NodeConfig},
     events::{self, counted},
     link::{
-        self,
-        credentials::{AccountError, Allowed, Denied, Peer},
+        credentials::AccountError,
         process::{LocalBind, Process},
-        socket::{SocketError, bind_unix},
+        socket::SocketError,
     },
     refusals::Refusals,
     relay::{End, Relay, Relays},
-    status,
     trunk::{self, Trunks, endpoint::EndpointError},
 };
 
-/// Any user may knock: the socket's folder keeps strangers out, and the node asks the kernel who it is.
-const LOCAL_SOCKET_MODE: u32 = 0o666;
-/// The admin socket is its owner's alone.
-const ADMIN_SOCKET_MODE: u32 = 0o600;
-/// Questions to the node that may wait.
-const QUESTIONS_MAX: usize = 16;
 /// After a drain, how long the last words of streams to processes and peers may take.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// The same, when there was no stream to drain.
@@ -103,106 +95,34 @@ pub(crate) struct Parked {
     pub(crate) since: Instant,
 }
 
-/// Runs a node until `stop`, then drains it: it takes nothing new, tells its processes and peers, and lets streams end by
-/// themselves until `drain_timeout`, or until `hurry`. What has not ended then is aborted.
-///
-/// Both futures say why, for the log. `hurry` is polled only after `stop` has ended; a program that never hurries gives
-/// `std::future::pending::<&str>()`.
-///
-/// Must run in a [`tokio::task::LocalSet`] on a current-thread runtime with I/O and time enabled.
-///
-/// # Errors
-/// [`NodeError`] when it cannot start.
-///
-/// # Cancel safety
-/// Dropped, the node is gone without a word, as if it had been killed.
-pub async fn run(
-    config: NodeConfig,
-    identity: Identity,
-    stop: impl Future<Output = impl fmt::Display>,
-    hurry: impl Future<Output = impl fmt::Display>,
-) -> Result<(), NodeError> {
-    if config.peers.iter().any(|peer| &peer.id == identity.node_id()) {
-        return Err(NodeError::OwnPeer(identity.node_id().clone()));
-    }
-    let allowed = Allowed::to_attach(&config.local)?;
-    let seed = getrandom::u64().map_err(|error| NodeError::Random(error.to_string()))?;
-    // The sockets first: a second daemon must fail before it disturbs the first.
-    let local = bind_unix(&config.local.socket, LOCAL_SOCKET_MODE)?;
-    let admin = match &config.admin {
-        Some(admin) => Some(bind_unix(&admin.socket, ADMIN_SOCKET_MODE)?),
-        None => None,
-    };
-    let trunks = Trunks::new(&config, &identity, seed)?;
-    let (draining, is_draining) = watch::channel(false);
-    let node = Rc::new(Node {
-        id: identity.node_id().clone(),
-        cluster: identity.cluster().clone(),
-        trunks,
-        relays: Rc::default(),
-        bindings: RefCell::new(Bindings::new(config.limits.parked_opens_max)),
-        processes: RefCell::default(),
-        refusals: Refusals::default(),
-        started: Instant::now(),
-        attachments: Cell::new(0),
-        draining,
-        random: Cell::new(seed | 1),
-        identity,
-        config,
-    });
-    node.announce();
-
-    let trunks = spawn_local(trunk::serve(Rc::clone(&node)));
-    let links = spawn_local(link::serve(Rc::clone(&node), local, allowed));
-    let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-    let answers = spawn_local(answer(Rc::clone(&node), asked));
-    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let refusing = Rc::clone(&node);
-    let admin = admin.map(|socket| {
-        spawn_local(async move {
-            let stopped = async { stopped.await.unwrap_or_default() };
-            let denied = |peer: Peer, denied: &Denied| {
-                let who = format!("refused a process of uid {} on the admin socket", peer.uid);
-                refusing.refusals.warn(&who, &denied.to_string());
-            };
-            if let Err(error) = admin::serve(socket, questions, denied, is_draining, stopped).await {
-                error!("{error}");
-            }
-        })
-    });
-
-    let why = stop.await;
-    node.drain(&why, hurry).await;
-    links.abort();
-    trunks.abort();
-    // The answer is nobody's when there is no admin socket.
-    let _ = stopping.send(());
-    if let Some(admin) = admin {
-        let _ = admin.await;
-    }
-    answers.abort();
-    node.trunks.close().await;
-    info!("{} has stopped", node.id);
-    Ok(())
-}
-
-async fn answer(node: Rc<Node>, mut asked: mpsc::Receiver<StatusQuestion>) {
-    while let Some(question) = asked.recv().await {
-        // Who asked may have gone.
-        let _ = question.send(status::of(&node));
-    }
-}
-
 impl Node {
-    fn announce(&self) {
-        let listen = self.trunks.local_address().map_or_else(|_| "?".to_owned(), |address| address.to_string());
-        let local = self.config.local.socket.display();
+    /// The state of a node that has just started. `seed` is drawn at random.
+    pub(crate) fn new(config: NodeConfig, identity: Identity, trunks: Trunks, seed: u64) -> Self {
+        Self {
+            id: identity.node_id().clone(),
+            cluster: identity.cluster().clone(),
+            trunks,
+            relays: Rc::default(),
+            bindings: RefCell::new(Bindings::new(config.limits.parked_opens_max)),
+            processes: RefCell::default(),
+            refusals: Refusals::default(),
+            started: Instant::now(),
+            attachments: Cell::new(0),
+            draining: watch::Sender::new(false),
+            random: Cell::new(seed | 1),
+            identity,
+            config,
+        }
+    }
+
+    /// Logs what runs and where, and what should be looked after.
+    pub(crate) fn announce(&self) {
+        let listen = self.trunks.local_address();
+        let local = self.config.local.as_ref().map(|local| format!(", for processes on {}", local.socket.display()));
+        let local = local.unwrap_or_default();
         let admin = self.config.admin.as_ref().map(|admin| format!(", for operators on {}", admin.socket.display()));
         let admin = admin.unwrap_or_default();
-        info!(
-            "{SOFTWARE}: {} of cluster {} listens on UDP {listen}, for processes on {local}{admin}",
-            self.id, self.cluster
-        );
+        info!("{SOFTWARE}: {} of cluster {} listens on UDP {listen}{local}{admin}", self.id, self.cluster);
         for (key, path) in self.config.sockets() {
             if let Ok(Some(open)) = config::why_reachable(key, path) {
                 warn!("{open}");
@@ -220,6 +140,11 @@ impl Node {
     /// Whether the node takes nothing new any more.
     pub(crate) fn is_draining(&self) -> bool {
         *self.draining.borrow()
+    }
+
+    /// Tells who watches when the node begins to drain.
+    pub(crate) fn watch_draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
     }
 
     /// A number in 0..1 that spreads what must not happen in step (xorshift64, seeded at the start).
@@ -348,7 +273,7 @@ impl Node {
     }
 
     /// Takes nothing new, tells everyone, and waits for the streams to end, until the deadline or `hurry`.
-    async fn drain(self: &Rc<Self>, why: &impl fmt::Display, hurry: impl Future<Output = impl fmt::Display>) {
+    pub(crate) async fn drain(&self, why: &impl fmt::Display, hurry: impl Future<Output = impl fmt::Display>) {
         let deadline = self.config.drain_timeout;
         // No one may be watching.
         let _ = self.draining.send_replace(true);
@@ -374,12 +299,32 @@ impl Node {
         };
         if let Some(why) = cut_short {
             warn!("{why}: {}", streams("stream is aborted", "streams are aborted"));
-            for relay in self.relays.all() {
-                relay.fail(Code::Draining, &format!("{} has shut down", self.id));
-            }
+            self.fail_all();
         }
         if !self.processes.borrow().is_empty() || !self.trunks.all().is_empty() {
             sleep(last_words).await;
+        }
+    }
+    /// The node's tasks have ended: ends what they left, so that nothing holds another for ever. A process that shares
+    /// this thread can still take what it was told.
+    pub(crate) fn end(&self) {
+        // No one may be watching.
+        let _ = self.draining.send_replace(true);
+        self.fail_all();
+        self.trunks.abandon();
+        self.bindings.replace(Bindings::new(0));
+        for process in self.processes.take().into_values() {
+            if process.is_embedded {
+                process.outlet.wake();
+            } else {
+                drop(process.outlet.close());
+            }
+        }
+    }
+
+    fn fail_all(&self) {
+        for relay in self.relays.all() {
+            relay.fail(Code::Draining, &format!("{} has shut down", self.id));
         }
     }
 }

@@ -181,6 +181,11 @@ impl Outlet {
         self.wake.notified().await;
     }
 
+    /// Ends a wait for changes, though there is none.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// The connection is gone: drops what waits, takes nothing more, and returns the relays that were on it, or were to
     /// be. One may be returned twice.
     pub(crate) fn close(&self) -> Vec<Rc<Relay>> {

@@ -25,7 +25,7 @@ pub(crate) fn of(node: &Rc<Node>) -> StatusResponse {
         node: node.id.to_string(),
         certificate_fingerprint: node.identity.fingerprint().to_string(),
         certificate_expires_unix_s: i64::try_from(expires.as_secs()).unwrap_or(i64::MAX),
-        listen_address: node.trunks.local_address().map(|address| address.to_string()).unwrap_or_default(),
+        listen_address: node.trunks.local_address().to_string(),
         uptime_ms: ms(node.started.elapsed()),
         draining: node.is_draining(),
         trunks: trunks.iter().map(|trunk| trunk_of(trunk)).collect(),

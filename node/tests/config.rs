@@ -41,7 +41,8 @@ fn the_smallest_file_gets_the_documented_defaults() {
     let config = parse(SMALLEST).unwrap();
     assert_eq!(config.listen, "[::]:7400".parse().unwrap());
     assert_eq!(config.drain_timeout, Duration::from_secs(10));
-    assert_eq!((config.local.users, config.local.groups), (vec![], vec![]));
+    let local = config.local.unwrap();
+    assert_eq!((local.users, local.groups), (vec![], vec![]));
     assert_eq!((config.admin, config.peers), (None, vec![]));
     assert_eq!(config.limits.open_timeout, Duration::from_secs(30));
     assert_eq!(config.limits.parked_opens_max, 4_096);
@@ -106,8 +107,9 @@ fn every_key_can_be_set() {
     )
     .unwrap();
     assert_eq!(config.drain_timeout, Duration::ZERO);
-    assert_eq!(config.local.users, [Account::Name("app".into()), Account::Id(1_001)]);
-    assert_eq!(config.local.groups, [Account::Name("wheel".into()), Account::Id(0)]);
+    let local = config.local.unwrap();
+    assert_eq!(local.users, [Account::Name("app".into()), Account::Id(1_001)]);
+    assert_eq!(local.groups, [Account::Name("wheel".into()), Account::Id(0)]);
     assert_eq!(config.peers[0].id.as_str(), "node-b");
     assert_eq!(config.peers[0].addresses[1], "node-b.example:7400");
     assert_eq!(config.peers[1].addresses, ["node_c:1"]);
@@ -124,7 +126,7 @@ fn every_key_can_be_set() {
 fn relative_paths_start_at_the_folder_of_the_file() {
     let config = parse(SMALLEST).unwrap();
     assert_eq!(config.identity.key, PathBuf::from("/etc/trunkline/node.key"));
-    assert_eq!(config.local.socket, PathBuf::from("/run/trunkline/local.sock"));
+    assert_eq!(config.local.unwrap().socket, PathBuf::from("/run/trunkline/local.sock"));
     let config = NodeConfig::parse(SMALLEST, Path::new("node.toml")).unwrap();
     assert_eq!(config.identity.key, PathBuf::from("node.key"));
 }
@@ -396,11 +398,12 @@ fn a_check_of_a_node_that_runs_says_so_of_its_sockets_and_disturbs_nothing() {
     let (folder, mut config) = installed();
     let admin = folder.path().join("run/admin.sock");
     config.admin = parse(&format!("{SMALLEST}[admin]\nsocket = \"{}\"\n", admin.display())).unwrap().admin;
-    let _local = UnixListener::bind(&config.local.socket).unwrap();
+    let local = config.local.clone().unwrap();
+    let _local = UnixListener::bind(&local.socket).unwrap();
     let warning = only_finding(&config, Severity::Warning).unwrap();
     let expected = format!(
         "local.socket: {} is served by a running process, which is right if this node runs already",
-        config.local.socket.display()
+        local.socket.display()
     );
     assert_eq!(warning, expected);
     assert_eq!(only_finding(&config, Severity::Error), None);
@@ -413,8 +416,9 @@ fn a_check_of_a_node_that_runs_says_so_of_its_sockets_and_disturbs_nothing() {
 #[test]
 fn a_check_takes_no_notice_of_a_socket_that_a_dead_node_left() {
     let (_folder, config) = installed();
-    drop(UnixListener::bind(&config.local.socket).unwrap());
-    assert!(config.local.socket.exists());
+    let socket = &config.local.as_ref().unwrap().socket;
+    drop(UnixListener::bind(socket).unwrap());
+    assert!(socket.exists());
     assert_eq!(only_finding(&config, Severity::Warning), None);
     assert_eq!(only_finding(&config, Severity::Error), None);
 }
@@ -425,7 +429,7 @@ fn a_check_finds_what_stands_in_a_socket_s_place() {
     fs::write(folder.path().join("run/local.sock"), "").unwrap();
     let error = only_finding(&config, Severity::Error).unwrap();
     assert!(error.contains("run/local.sock exists and is no socket"), "{error}");
-    config.local.socket = folder.path().join("elsewhere/local.sock");
+    config.local.as_mut().unwrap().socket = folder.path().join("elsewhere/local.sock");
     let error = only_finding(&config, Severity::Error).unwrap();
     assert!(error.contains("elsewhere does not exist: make it with `mkdir -m 0750 "), "{error}");
 }
@@ -433,10 +437,10 @@ fn a_check_finds_what_stands_in_a_socket_s_place() {
 #[test]
 fn a_check_finds_unknown_accounts_and_a_missing_identity() {
     let (folder, mut config) = installed();
-    config.local.groups = vec![Account::Name("no-such-group".into())];
+    config.local.as_mut().unwrap().groups = vec![Account::Name("no-such-group".into())];
     let error = only_finding(&config, Severity::Error).unwrap();
     assert!(error.starts_with("local.groups: there is no group \"no-such-group\""), "{error}");
-    config.local.groups.clear();
+    config.local.as_mut().unwrap().groups.clear();
     fs::remove_file(folder.path().join("node.key")).unwrap();
     let error = only_finding(&config, Severity::Error).unwrap();
     assert!(error.starts_with("identity: ") && error.contains("node.key"), "{error}");
@@ -461,4 +465,14 @@ fn a_check_says_that_a_port_is_in_use() {
     config.listen = other.local_addr().unwrap();
     let warning = only_finding(&config, Severity::Warning).unwrap();
     assert_eq!(warning, format!("listen: {}/udp is in use, which is right if this node runs already", config.listen));
+}
+
+#[test]
+fn a_config_made_in_code_has_no_socket_and_a_check_misses_none() {
+    let (_folder, file) = installed();
+    let mut config = NodeConfig::new(file.listen, file.identity);
+    assert_eq!((&config.local, &config.admin), (&None, &None));
+    assert!(!config.check().iter().any(|finding| finding.text.starts_with("local.")), "{:?}", config.check());
+    config.local = file.local;
+    assert!(config.check().iter().any(|finding| finding.text.starts_with("local.socket")), "{:?}", config.check());
 }

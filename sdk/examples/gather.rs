@@ -1,10 +1,8 @@
 //! Several producers and one consumer, which takes their messages as they come. One producer gives up: the others go on.
 //!
 //! ```text
-//! cargo run --example gather -- /run/trunkline/local.sock
+//! TRUNKLINE_SOCKET=/run/trunkline/local.sock cargo run --example gather
 //! ```
-
-use std::env;
 
 use trunkline::{Attachment, ConsumerAddress, Error, Expected, Gathered, Producer};
 
@@ -12,13 +10,7 @@ const PRODUCERS: usize = 4;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let socket = env::args().nth(1).or_else(|| env::var("TRUNKLINE_SOCKET").ok());
-    let Some(socket) = socket else {
-        eprintln!("usage: gather SOCKET (or set TRUNKLINE_SOCKET)");
-        std::process::exit(2);
-    };
-
-    let attachment = Attachment::connect(socket).await?;
+    let attachment = Attachment::connect_local().await?;
     let job = attachment.job("gather", "1")?;
     let names: Vec<String> = (0..PRODUCERS).map(|number| format!("map-{number}")).collect();
     let consumer = job.consumer("reduce")?.bind().await?;

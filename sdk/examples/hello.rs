@@ -1,22 +1,14 @@
 //! A message to oneself, through the local node.
 //!
 //! ```text
-//! cargo run --example hello -- /run/trunkline/local.sock
+//! TRUNKLINE_SOCKET=/run/trunkline/local.sock cargo run --example hello
 //! ```
-
-use std::env;
 
 use trunkline::{Attachment, Error};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let socket = env::args().nth(1).or_else(|| env::var("TRUNKLINE_SOCKET").ok());
-    let Some(socket) = socket else {
-        eprintln!("usage: hello SOCKET (or set TRUNKLINE_SOCKET)");
-        std::process::exit(2);
-    };
-
-    let attachment = Attachment::connect(socket).await?;
+    let attachment = Attachment::connect_local().await?;
     let job = attachment.job("hello", "1")?;
     let mut consumer = job.consumer("world")?.bind().await?;
     let mut sender = job.producer("me")?.open(consumer.address()).await?;

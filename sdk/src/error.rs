@@ -29,6 +29,8 @@ pub enum ErrorKind {
     MessageTooLarge,
     /// The attachment was closed by this process.
     Closed,
+    /// An embedded node did not start: its configuration, its files, or an address that is in use.
+    Node,
     /// The operating system refused something that is always needed: a thread, random bits.
     System,
 }
@@ -114,9 +116,27 @@ impl Error {
         Self::new(ErrorKind::Timeout, true, message)
     }
 
+    /// The last of several attempts.
+    pub(crate) fn after(mut self, attempts: u32, spent: Duration) -> Self {
+        let times = if attempts == 1 { "once".to_owned() } else { format!("{attempts} times") };
+        self.0.message += &format!("; tried {times} in {:.1} s", spent.as_secs_f64());
+        self
+    }
+
+    /// Says at the end where the path came from.
+    pub(crate) fn with_origin(mut self, origin: &str) -> Self {
+        self.0.message += &format!(" ({origin})");
+        self
+    }
+
     pub(crate) fn close_timeout(timeout: Duration) -> Self {
         let message = format!("not everything could be handed to the node within {timeout:?}");
         Self::new(ErrorKind::Timeout, false, message).with_code(Code::OutcomeUnknown)
+    }
+
+    #[cfg(feature = "embedded")]
+    pub(crate) fn node(why: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Node, false, format!("the embedded node did not start: {why}"))
     }
 
     pub(crate) fn system(what: &str, why: impl fmt::Display) -> Self {

@@ -9,7 +9,7 @@
 //! # async fn reduce() -> Result<(), trunkline::Error> {
 //! use trunkline::{Attachment, Expected, Gathered};
 //!
-//! let attachment = Attachment::connect("/run/trunkline/local.sock").await?;
+//! let attachment = Attachment::connect_local().await?;
 //! let job = attachment.job("wordcount", "2031-05-07")?;
 //! let mut gather = job.consumer("reduce-3")?.bind().await?.gather(Expected::Count(8));
 //! while let Some(gathered) = gather.next().await {
@@ -37,7 +37,8 @@
 //! # Concepts
 //! | what | made by | is |
 //! | --- | --- | --- |
-//! | [`Attachment`] | [`Attachment::connect`] | the line of this process to its local node |
+//! | [`Attachment`] | [`Attachment::connect_local`] and others | the line of this process to its local node |
+//! | [`Events`] | [`Attachment::events`] | what happens to an attachment, as it happens |
 //! | [`Job`] | [`Attachment::job`] | a namespace for one run of one computation |
 //! | [`Producer`] | [`Job::producer`] | one life of a named producer |
 //! | [`Sender`] | [`Producer::open`] | the sending end of one stream |
@@ -47,6 +48,22 @@
 //!
 //! Programs may start in any order: an open waits for its consumer to be bound, 30 s unless the node is told otherwise.
 //! Both ends must have given the same run of the job, so that the leavings of a failed run never meet the next one.
+//!
+//! # Connecting
+//! [`Attachment::connect_local`] finds the node of this machine by the variable `TRUNKLINE_SOCKET`, or at
+//! `/run/trunkline/local.sock`; [`Attachment::connect`] takes a path. A program that may start before its node waits for
+//! it with [`AttachmentBuilder::retry_first_connect`]:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # async fn connect() -> Result<trunkline::Attachment, trunkline::Error> {
+//! trunkline::Attachment::builder().retry_first_connect(Duration::from_secs(60)).connect_local().await
+//! # }
+//! ```
+//!
+//! With the feature `embedded`, a program may be its own node: `Attachment::embedded` runs one on a thread of the process,
+//! and all else is the same. Programs with embedded nodes form a cluster with each other and with daemons, and an embedded
+//! node serves other processes too when its configuration names a local socket.
 //!
 //! # Guarantees
 //! Messages of one stream arrive whole, once, and in order, or the stream ends with an error at both ends; a sender or a
@@ -65,6 +82,19 @@
 //!
 //! The line is served by a thread of its own. An application that blocks its executor, or has none, stalls no stream but
 //! those that it does not read: every future of this crate works on any executor.
+//!
+//! A `send` that waits for long is no error, and still worth knowing: [`Event::Stalled`] names it, after
+//! [`AttachmentBuilder::stall_warn`], and so does a warning in the log. Nothing has to listen, and nothing waits for who
+//! does:
+//!
+//! ```no_run
+//! # async fn listen(attachment: trunkline::Attachment) {
+//! let mut events = attachment.events();
+//! while let Some(event) = events.next().await {
+//!     eprintln!("{event}");
+//! }
+//! # }
+//! ```
 //!
 //! # Errors
 //! Every error is an [`Error`]: a sentence that names the thing concerned, an [`ErrorKind`] to decide on, whether trying
@@ -106,10 +136,13 @@
 mod attachment;
 mod consumer;
 mod error;
+mod event;
 mod gather;
 mod job;
 mod link;
 mod metrics;
+#[cfg(feature = "embedded")]
+pub mod node;
 mod receiver;
 mod sender;
 
@@ -117,6 +150,7 @@ pub use attachment::{Attachment, AttachmentBuilder};
 pub use bytes::Bytes;
 pub use consumer::{Consumer, ConsumerBuilder};
 pub use error::{Error, ErrorKind};
+pub use event::{Direction, Event, Events, LostStream, StallCause, StalledSend};
 pub use gather::{Expected, Gather, Gathered, LostProducer};
 pub use job::{Job, Producer};
 pub use metrics::Metrics;

@@ -166,6 +166,15 @@ impl ReceiveHalf {
         matches!(self.state, State::Finished | State::Aborted { .. })
     }
 
+    /// How the stream ended, if it ended another way than by its end mark; messages may be left to be read.
+    #[must_use]
+    pub fn aborted(&self) -> Option<Aborted> {
+        match &self.state {
+            State::Aborted { why, .. } => Some(Aborted { offset: self.consumed, ..why.clone() }),
+            State::Open | State::Ended | State::Finished => None,
+        }
+    }
+
     // The link's side.
 
     /// Bytes of the stream. Returns how many messages became whole.

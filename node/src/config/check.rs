@@ -1,7 +1,7 @@
 //! `trunkline-node check`: everything that would keep a configuration from working on this machine, without starting.
 
 use std::{
-    fmt, fs, io, iter,
+    fmt, fs, io,
     net::{Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
     os::unix::fs::MetadataExt as _,
     path::Path,
@@ -85,8 +85,8 @@ impl NodeConfig {
 
     /// The sockets that the node serves, each with its key.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let admin = self.admin.as_ref().map(|admin| ("admin.socket", admin.socket.as_path()));
-        iter::once(("local.socket", self.local.socket.as_path())).chain(admin)
+        let local = self.local.iter().map(|local| ("local.socket", local.socket.as_path()));
+        local.chain(self.admin.iter().map(|admin| ("admin.socket", admin.socket.as_path())))
     }
 
     fn check_identity(&self, findings: &mut Vec<Finding>) {
@@ -109,12 +109,14 @@ impl NodeConfig {
     }
 
     fn check_accounts(&self, findings: &mut Vec<Finding>) {
-        let before = findings.len();
-        let unknown_users = self.local.users.iter().filter_map(|user| uid_of(user).err());
-        let unknown_groups = self.local.groups.iter().filter_map(|group| gid_of(group).err());
-        findings.extend(unknown_users.chain(unknown_groups).map(|error| Finding::error(error.to_string())));
-        if findings.len() == before {
-            findings.push(Finding::ok("local.users, local.groups: every name is known on this machine"));
+        if let Some(local) = &self.local {
+            let before = findings.len();
+            let unknown_users = local.users.iter().filter_map(|user| uid_of(user).err());
+            let unknown_groups = local.groups.iter().filter_map(|group| gid_of(group).err());
+            findings.extend(unknown_users.chain(unknown_groups).map(|error| Finding::error(error.to_string())));
+            if findings.len() == before {
+                findings.push(Finding::ok("local.users, local.groups: every name is known on this machine"));
+            }
         }
         if Allowed::to_administer().refuses_own_user() {
             findings.push(Finding::warning(

@@ -52,7 +52,8 @@ fn node(mut top: Section<'_, '_>, folder: &Path) -> Option<NodeConfig> {
     let trunk = top.section("trunk").map_or_else(TrunkConfig::default, trunk);
     let log = top.section("log").map_or_else(LogConfig::default, log);
     top.finish();
-    Some(NodeConfig { drain_timeout, admin, peers, limits, trunk, log, ..NodeConfig::new(listen?, identity?, local?) })
+    let local = Some(local?);
+    Some(NodeConfig { drain_timeout, local, admin, peers, limits, trunk, log, ..NodeConfig::new(listen?, identity?) })
 }
 
 fn required<'d, 't>(top: &mut Section<'d, 't>, name: &'static str) -> Option<Section<'d, 't>> {

@@ -21,6 +21,13 @@ pub(crate) struct Peer {
     pub(crate) gid: u32,
 }
 
+impl Peer {
+    /// As the kernel would tell of this process itself.
+    pub(crate) fn own() -> Self {
+        Self { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() }
+    }
+}
+
 impl From<tokio::net::unix::UCred> for Peer {
     fn from(credentials: tokio::net::unix::UCred) -> Self {
         Self { uid: credentials.uid(), gid: credentials.gid() }

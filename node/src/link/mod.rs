@@ -1,7 +1,9 @@
-//! Local links: the unix socket that processes attach to, and one [`process::Process`] for each that did.
+//! Local links: the unix socket that processes attach to, and one [`process::Process`] for each that did, the program
+//! that the node is embedded in included.
 
 pub(crate) mod credentials;
 pub(crate) mod process;
+pub(crate) mod sink;
 pub(crate) mod socket;
 
 use std::rc::Rc;

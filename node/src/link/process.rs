@@ -1,4 +1,5 @@
-//! One attached process: its link is read and written here, by two loops of which neither waits for a stream.
+//! One attached process: what its frames do, and the two loops that read and write its socket, of which neither waits for
+//! a stream. A program that the node is embedded in is a process too, without a socket ([`crate::embedded`]).
 
 use std::{
     cell::{Cell, RefCell},
@@ -20,19 +21,22 @@ use tokio::{
 use tracing::debug;
 use trunkline_proto::{
     code::Code,
-    frame::{DATA_BYTES_MAX, DataHeader, Decoder, Frame, FrameError},
+    frame::{DataHeader, Decoder, Frame, FrameError},
     id::{ConsumerName, JobId},
-    message::{Abort, Accept, Bind, Bound, Incoming, LinkHello, Open, Refused},
+    message::{Abort, Bind, Bound, LinkHello, Open, Refused},
     outgoing::Outgoing,
     version::{Offer, SOFTWARE},
 };
 
-use super::credentials::{Denied, Peer};
+use super::{
+    credentials::{Denied, Peer},
+    sink,
+};
 use crate::{
     bindings::Refusal,
     events::{self, counted},
     node::{Came, Node},
-    outlet::{Kind, Next, Outlet},
+    outlet::{Kind, Outlet},
     relay::{End, Relay, Side},
 };
 
@@ -44,8 +48,6 @@ const READ_BYTES: usize = 256 * 1024;
 const SLICES: usize = 64;
 /// How long a process may take to read why it is cut off.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// The most that one stream sends in one frame.
-const FRAME_BYTES: usize = DATA_BYTES_MAX;
 
 /// A consumer that a process has bound.
 #[derive(Debug, Clone)]
@@ -62,6 +64,8 @@ pub(crate) struct Process {
     pub(crate) software: String,
     /// What the process said; it decides nothing.
     pub(crate) pid: u32,
+    /// Whether it is the program that the node is embedded in, which takes its frames itself.
+    pub(crate) is_embedded: bool,
     pub(crate) since: Instant,
     pub(crate) outlet: Rc<Outlet>,
     binds: RefCell<BTreeMap<u64, LocalBind>>,
@@ -73,9 +77,9 @@ pub(crate) struct Process {
 
 /// Why a link cannot go on. The process is told, and cut off.
 #[derive(Debug)]
-struct Fault {
-    code: Code,
-    text: String,
+pub(crate) struct Fault {
+    pub(crate) code: Code,
+    pub(crate) text: String,
 }
 
 impl Fault {
@@ -89,11 +93,48 @@ impl Fault {
 }
 
 impl Process {
+    /// Attaches a process at the other end of a socket, whose HELLO said the `software` and the `pid`.
+    fn attach(node: &Node, peer: Peer, software: String, pid: u32) -> Result<Rc<Self>, Refusal> {
+        Self::attach_as(node, peer, software, pid, false)
+    }
+
+    /// Attaches the program that the node is embedded in.
+    pub(crate) fn attach_embedded(node: &Node, software: String) -> Result<Rc<Self>, Refusal> {
+        Self::attach_as(node, Peer::own(), software, std::process::id(), true)
+    }
+
+    fn attach_as(node: &Node, peer: Peer, software: String, pid: u32, is_embedded: bool) -> Result<Rc<Self>, Refusal> {
+        let attached = node.attach(|number| {
+            Rc::new(Self {
+                number,
+                peer,
+                software,
+                pid,
+                is_embedded,
+                since: Instant::now(),
+                outlet: Outlet::new(Kind::Link),
+                binds: RefCell::default(),
+                next_stream: Cell::new(1),
+                last_opened: Cell::new(0),
+            })
+        });
+        match &attached {
+            Ok(process) => debug!("process {} ({}, uid {}) attached", process.number, process.software, peer.uid),
+            Err(refusal) => node.refusals.warn(&format!("refused a process of uid {}", peer.uid), &refusal.text),
+        }
+        attached
+    }
+
     /// Offers a stream to one of this process's binds.
     pub(crate) fn offer(&self, relay: &Rc<Relay>, bind: u64) {
         let stream = self.next_stream.get();
         self.next_stream.set(stream + 2);
         relay.connect_down(&self.outlet, Some(stream), bind);
+    }
+
+    /// Whether the process has a bind of this id.
+    pub(crate) fn has_bind(&self, bind: u64) -> bool {
+        self.binds.borrow().contains_key(&bind)
     }
 
     /// The binds, by id.
@@ -126,27 +167,10 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
             return;
         }
     };
-    let process = match node.attach(|number| {
-        Rc::new(Process {
-            number,
-            peer,
-            software: hello.software,
-            pid: hello.pid,
-            since: Instant::now(),
-            outlet: Outlet::new(Kind::Link),
-            binds: RefCell::default(),
-            next_stream: Cell::new(1),
-            last_opened: Cell::new(0),
-        })
-    }) {
+    let process = match Process::attach(&node, peer, hello.software, hello.pid) {
         Ok(process) => process,
-        Err(refusal) => {
-            node.refusals.warn(&format!("refused a process of uid {}", peer.uid), &refusal.text);
-            farewell(&writer, Outgoing::default(), &Fault { code: refusal.code, text: refusal.text }).await;
-            return;
-        }
+        Err(Refusal { code, text }) => return farewell(&writer, Outgoing::default(), &Fault { code, text }).await,
     };
-    debug!("process {} ({}, uid {}) attached", process.number, process.software, peer.uid);
     process.outlet.push_frame(LinkHello {
         offer: Offer::ours(),
         software: SOFTWARE.to_owned(),
@@ -160,18 +184,25 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
         // Nobody reads the link any more. What the process said before it went must still be read.
         never = write(&process, &writer, &mut outgoing) => match never {},
     };
-    if let Err(fault) = &ended {
-        // Without its number: one that comes back and does the same again is the same one.
-        node.refusals.warn(&format!("cut off a process of uid {} ({})", peer.uid, process.software), &fault.text);
-    }
-    detach(&node, &process);
-    if let Err(fault) = ended {
-        farewell(&writer, outgoing, &fault).await;
+    match ended {
+        Ok(()) => detach(&node, &process),
+        Err(fault) => {
+            cut_off(&node, &process, &fault);
+            farewell(&writer, outgoing, &fault).await;
+        }
     }
 }
 
+/// Detaches a process that has done what it must not.
+pub(crate) fn cut_off(node: &Node, process: &Process, fault: &Fault) {
+    // Without its number: one that comes back and does the same again is the same one.
+    let who = format!("cut off a process of uid {} ({})", process.peer.uid, process.software);
+    node.refusals.warn(&who, &fault.text);
+    detach(node, process);
+}
+
 /// Ends everything that the process was part of.
-fn detach(node: &Node, process: &Process) {
+pub(crate) fn detach(node: &Node, process: &Process) {
     for (id, bind) in process.binds.take() {
         events::unbound(process.number, &bind.job, &bind.consumer);
         node.bindings.borrow_mut().unbind(&(bind.job.name, bind.consumer), process.number, id);
@@ -240,9 +271,6 @@ async fn read(
     loop {
         while let Some(frame) = decoder.next().map_err(|error| Fault::unreadable(&error))? {
             handle(node, process, frame)?;
-            if process.outlet.is_overrun() {
-                return Err(Fault { code: Code::Busy, text: "it asks more than it reads the answers to".to_owned() });
-            }
         }
         if !fill(reader, decoder).await {
             return Ok(());
@@ -252,7 +280,16 @@ async fn read(
     }
 }
 
-fn handle(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), Fault> {
+/// Does what a frame asks. After a fault the process is to be [cut off](cut_off).
+pub(crate) fn handle(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), Fault> {
+    dispatch(node, process, frame)?;
+    if process.outlet.is_overrun() {
+        return Err(Fault { code: Code::Busy, text: "it asks more than it reads the answers to".to_owned() });
+    }
+    Ok(())
+}
+
+fn dispatch(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), Fault> {
     let outlet = &process.outlet;
     match frame {
         Frame::Data(DataHeader { stream, offset, epoch, fin }, payload) => {
@@ -381,7 +418,7 @@ async fn write(process: &Rc<Process>, writer: &OwnedWriteHalf, outgoing: &mut Ou
     loop {
         while outgoing.len() < OUTGOING_BYTES_MAX {
             let Some(next) = outlet.next() else { break };
-            encode(process, next, outgoing);
+            sink::push(process, next, outgoing);
         }
         if outgoing.is_empty() {
             outlet.changed().await;
@@ -391,56 +428,6 @@ async fn write(process: &Rc<Process>, writer: &OwnedWriteHalf, outgoing: &mut Ou
             // As for reading.
             yield_now().await;
         }
-    }
-}
-
-fn encode(process: &Rc<Process>, next: Next, outgoing: &mut Outgoing) {
-    match next {
-        Next::Frame(frame) => outgoing.push(&frame),
-        Next::News(relay, Side::Up) => encode_up(&relay, outgoing),
-        Next::News(relay, Side::Down) => encode_down(process, &relay, outgoing),
-        Next::Data(relay, quantum) => {
-            let Some(mut taken) = relay.take_data(quantum.min(FRAME_BYTES)) else { return };
-            let stream = relay.end(Side::Down).and_then(|end| end.stream).unwrap_or_default();
-            let header = DataHeader { stream, offset: taken.offset, epoch: relay.open.epoch, fin: taken.fin };
-            outgoing.push_data(&header, &mut taken.pieces);
-            let more = relay.passed();
-            process.outlet.served(&relay, taken.bytes, more);
-        }
-    }
-}
-
-fn encode_up(relay: &Relay, outgoing: &mut Outgoing) {
-    let stream = relay.end(Side::Up).and_then(|end| end.stream).unwrap_or_default();
-    let news = relay.take_up();
-    if let Some(accept) = news.accept {
-        outgoing.push(&Accept { stream, ..accept }.into());
-    }
-    if let Some(credit) = news.credit {
-        outgoing.push(&credit.into());
-    }
-    if let Some(abort) = news.abort {
-        outgoing.push(&Abort { stream, ..abort }.into());
-    }
-}
-
-fn encode_down(process: &Process, relay: &Rc<Relay>, outgoing: &mut Outgoing) {
-    let stream = relay.end(Side::Down).and_then(|end| end.stream).unwrap_or_default();
-    let news = relay.take_down();
-    if let Some(bind) = news.open {
-        if !process.binds.borrow().contains_key(&bind) {
-            // Unbound between the offer and now.
-            let name = format!("{}/{}", relay.open.job.name, relay.open.consumer);
-            relay.lost(Side::Down, Code::ConsumerClosed, &format!("consumer {name} was closed"));
-            return;
-        }
-        outgoing.push(&Incoming { bind, open: Open { stream, ..relay.open.clone() } }.into());
-    }
-    if let Some(want) = news.want {
-        outgoing.push(&want.into());
-    }
-    if let Some(abort) = news.abort {
-        outgoing.push(&Abort { stream, ..abort }.into());
     }
 }
 

@@ -42,12 +42,15 @@ use crate::{bindings::Refusal, events, node::Node, relay::Relay};
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Beyond so many handshakes at once, a stranger has to show that its address is its own (RFC 9000 §8.1.2).
 const HANDSHAKES_MAX: usize = 64;
+/// Why the connections of a node that stops are closed.
+const STOPPED: &[u8] = b"the node has stopped";
 /// How long the last packets may take to leave when the node stops.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Everything between this node and its peers.
 pub(crate) struct Trunks {
     endpoint: Endpoint,
+    local_address: SocketAddr,
     dials: Dials,
     boot_id: u64,
     peers: RefCell<BTreeMap<NodeId, Rc<Peer>>>,
@@ -89,12 +92,15 @@ impl Trunks {
         boot_id: u64,
     ) -> Result<Self, EndpointError> {
         let (endpoint, dials) = endpoint::bind(config.listen, identity, &config.trunk)?;
+        let local_address =
+            endpoint.local_addr().map_err(|reason| EndpointError::Bind { address: config.listen, reason })?;
         let peers = config.peers.iter().map(|peer| {
             let dialler = Dialler::new(identity.node_id(), &peer.id, true, config.trunk.reconnect_backoff_max);
             (peer.id.clone(), Rc::new(Peer::new(peer.id.clone(), peer.addresses.clone(), dialler)))
         });
         Ok(Self {
             endpoint,
+            local_address,
             dials,
             boot_id,
             peers: RefCell::new(peers.collect()),
@@ -105,8 +111,8 @@ impl Trunks {
     }
 
     /// The UDP address that this node listens on.
-    pub(crate) fn local_address(&self) -> std::io::Result<SocketAddr> {
-        self.endpoint.local_addr()
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.local_address
     }
 
     /// All connections, peers in order.
@@ -126,9 +132,21 @@ impl Trunks {
         }
     }
 
+    /// Closes every connection without waiting, and forgets what was on them. The tasks that serve them have ended.
+    pub(crate) fn abandon(&self) {
+        self.endpoint.close(Code::Closed.to_wire().into(), STOPPED);
+        for trunk in self.all() {
+            // The endpoint's word reaches a connection later, and one that nobody holds by then has closed without a reason.
+            trunk.connection.close(Code::Closed.to_wire().into(), STOPPED);
+            // Relays and outlets hold each other.
+            drop(trunk.outlet.close());
+        }
+        self.peers.borrow_mut().clear();
+    }
+
     /// Closes every connection, and waits a moment for the peers to hear of it.
     pub(crate) async fn close(&self) {
-        self.endpoint.close(Code::Closed.to_wire().into(), b"the node has stopped");
+        self.endpoint.close(Code::Closed.to_wire().into(), STOPPED);
         // A peer that does not hear it notices by itself.
         let _ = timeout(GOODBYE, self.endpoint.wait_idle()).await;
     }

@@ -1,8 +1,15 @@
-//! How a link comes about: the thread is started, connects, and greets the node.
+//! How a link comes about: the thread is started, connects to the node or starts one, and serves the link until it ends.
 
-use std::{io, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use tokio::{net::UnixStream, sync::oneshot};
+use tracing::Instrument as _;
 use trunkline_proto::{
     frame::{Decoder, Frame},
     id::NodeId,
@@ -11,11 +18,19 @@ use trunkline_proto::{
     version::{NoCommonVersion, Offer},
 };
 
-use super::{Shared, thread::Link};
+use super::{
+    Shared,
+    retry::retry,
+    socket::{Socket, write_some},
+    thread::Link,
+};
 use crate::error::Error;
 
-/// The name of the thread that serves a link.
-const THREAD_NAME: &str = "trunkline-link";
+/// The name of the thread that serves a link to a node of another process.
+const LINK_THREAD_NAME: &str = "trunkline-link";
+/// The name of the thread that is a node, and serves the link to it.
+#[cfg(feature = "embedded")]
+const NODE_THREAD_NAME: &str = "trunkline-node";
 
 /// What an attachment is made of.
 #[derive(Debug, Clone)]
@@ -25,6 +40,19 @@ pub(crate) struct Options {
     pub(crate) send_budget_bytes: u64,
     pub(crate) message_bytes_max: usize,
     pub(crate) connect_timeout: Duration,
+    /// For how long a first connect that failed is tried again.
+    pub(crate) retry_within: Duration,
+    /// A send that waits for longer is told of.
+    pub(crate) stall_warn: Duration,
+}
+
+/// Which node to attach to.
+pub(crate) enum Target {
+    /// The one that listens there.
+    Socket(PathBuf),
+    /// One of its own, on the link's thread.
+    #[cfg(feature = "embedded")]
+    Embedded(Box<trunkline_node::config::NodeConfig>),
 }
 
 /// A link that was greeted.
@@ -45,12 +73,14 @@ impl Drop for OpenOnDrop {
 }
 
 /// Starts the thread and waits for the node's greeting. When this is dropped, the thread ends.
-pub(crate) async fn attach(path: &Path, options: Options) -> Result<Attached, Error> {
+pub(crate) async fn attach(target: Target, options: Options) -> Result<Attached, Error> {
     let shared = Arc::new(Shared::new(&options));
     let (answer, answered) = oneshot::channel();
     let thread = {
-        let (path, shared) = (path.to_owned(), Arc::clone(&shared));
-        std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || serve(&path, &options, &shared, answer))
+        let shared = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name(target.thread_name().to_owned())
+            .spawn(move || serve(target, &options, &shared, answer))
     };
     let thread = thread.map_err(|error| Error::system("cannot start the link's thread", error))?;
     match answered.await {
@@ -62,40 +92,65 @@ pub(crate) async fn attach(path: &Path, options: Options) -> Result<Attached, Er
     }
 }
 
-type Answer = oneshot::Sender<Result<(NodeId, String), Error>>;
+/// How the thread says that the link stands, or why it does not. Nobody is there to be told when the connect was given up.
+pub(super) type Answer = oneshot::Sender<Result<(NodeId, String), Error>>;
+
+impl Target {
+    fn thread_name(&self) -> &'static str {
+        match self {
+            Self::Socket(_) => LINK_THREAD_NAME,
+            #[cfg(feature = "embedded")]
+            Self::Embedded(_) => NODE_THREAD_NAME,
+        }
+    }
+}
 
 /// The thread.
-fn serve(path: &Path, options: &Options, shared: &Arc<Shared>, mut answer: Answer) {
+fn serve(target: Target, options: &Options, shared: &Arc<Shared>, answer: Answer) {
     let _opens = OpenOnDrop(Arc::clone(shared));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            // Nobody is there to be told when the connect was given up.
             let _ = answer.send(Err(Error::system("cannot start the link's runtime", error)));
             return;
         }
     };
-    let clean = runtime.block_on(async {
-        let greeted = tokio::select! {
-            greeted = tokio::time::timeout(options.connect_timeout, greet(path, &options.software)) => greeted,
-            () = answer.closed() => return false,
-        };
-        let greeted = greeted.unwrap_or_else(|_| Err(Error::connect_timeout(path, options.connect_timeout)));
-        let (socket, decoder, node, cluster) = match greeted {
-            Ok(greeted) => greeted,
-            Err(error) => {
-                let _ = answer.send(Err(error));
-                return false;
-            }
-        };
-        let link = Link::new(Arc::clone(shared), socket, decoder, path_of_node(path, &node));
-        if answer.send(Ok((node, cluster))).is_err() {
-            return false;
+    let clean = match target {
+        Target::Socket(path) => runtime.block_on(serve_socket(&path, options, shared, answer)),
+        #[cfg(feature = "embedded")]
+        Target::Embedded(config) => {
+            let node = super::embedded::serve(*config, options, shared, answer);
+            tokio::task::LocalSet::new().block_on(&runtime, node)
         }
-        link.run().await
-    });
+    };
     drop(runtime);
     shared.done.open(clean);
+}
+
+/// Connects, and serves the link. Returns whether everything was said.
+async fn serve_socket(path: &Path, options: &Options, shared: &Arc<Shared>, mut answer: Answer) -> bool {
+    let timeout = options.connect_timeout;
+    let attempt = async || match tokio::time::timeout(timeout, greet(path, &options.software)).await {
+        Ok(greeted) => greeted,
+        Err(_) => Err(Error::connect_timeout(path, timeout)),
+    };
+    let greeted = tokio::select! {
+        greeted = retry(options.retry_within, attempt) => greeted,
+        () = answer.closed() => return false,
+    };
+    let (socket, node, cluster) = match greeted {
+        Ok(greeted) => greeted,
+        Err(error) => {
+            let _ = answer.send(Err(error));
+            return false;
+        }
+    };
+    let span = tracing::debug_span!("attachment", %node, socket = %path.display());
+    let link = Link::new(Arc::clone(shared), socket, node.clone(), path_of_node(path, &node));
+    if answer.send(Ok((node, cluster))).is_err() {
+        return false;
+    }
+    link.run().instrument(span).await
 }
 
 /// How the node is named when the link to it is lost.
@@ -103,7 +158,7 @@ fn path_of_node(path: &Path, node: &NodeId) -> String {
     format!("node {node} at {}", path.display())
 }
 
-async fn greet(path: &Path, software: &str) -> Result<(UnixStream, Decoder, NodeId, String), Error> {
+async fn greet(path: &Path, software: &str) -> Result<(Socket, NodeId, String), Error> {
     let socket = UnixStream::connect(path).await.map_err(|error| Error::connect(path, &error))?;
     let mut decoder = Decoder::default();
     let hello = LinkHello {
@@ -126,7 +181,7 @@ async fn greet(path: &Path, software: &str) -> Result<(UnixStream, Decoder, Node
         return Err(Error::link_refused(path, NoCommonVersion::CODE, &error.to_string()));
     }
     let node = hello.node.ok_or_else(|| Error::no_node(path, "its HELLO names no node"))?;
-    Ok((socket, decoder, node, hello.cluster))
+    Ok((Socket::new(socket, decoder), node, hello.cluster))
 }
 
 async fn write_all(socket: &UnixStream, frame: &Frame) -> io::Result<()> {
@@ -134,7 +189,7 @@ async fn write_all(socket: &UnixStream, frame: &Frame) -> io::Result<()> {
     outgoing.push(frame);
     while !outgoing.is_empty() {
         socket.writable().await?;
-        match super::thread::write_some(socket, &mut outgoing) {
+        match write_some(socket, &mut outgoing) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             written => {
                 written?;

@@ -2,7 +2,10 @@
 //!
 //! A frame for a stream or bind that is gone was in flight when it ended, and is ignored.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use trunkline_proto::{
     code::Code,
@@ -10,10 +13,14 @@ use trunkline_proto::{
     message::{Abort, Incoming},
 };
 
-use super::{Cell, thread::Link};
+use super::{
+    Cell,
+    thread::{Link, Receiving},
+    transport::Transport,
+};
 use crate::receiver::ProducerInfo;
 
-impl Link {
+impl<T: Transport> Link<T> {
     /// Carries one frame out.
     ///
     /// # Errors
@@ -21,19 +28,20 @@ impl Link {
     pub(super) fn dispatch(&mut self, frame: Frame) -> Result<(), String> {
         match frame {
             Frame::Data(header, payload) => {
-                if let Some(cell) = self.receivers.get(&header.stream) {
+                if let Some(Receiving { cell, .. }) = self.receivers.get(&header.stream) {
                     cell.handle_data(&self.shared, &header, payload);
                 }
             }
             Frame::Credit(credit) => {
                 if let Some(cell) = self.senders.get(&credit.stream)
                     && cell.handle_credit(&self.shared, &credit)
+                    && let Some(cell) = self.senders.remove(&credit.stream)
                 {
-                    self.senders.remove(&credit.stream);
+                    self.tell_lost_sent(&cell);
                 }
             }
             Frame::Want(want) => {
-                if let Some(cell) = self.receivers.get(&want.stream) {
+                if let Some(Receiving { cell, .. }) = self.receivers.get(&want.stream) {
                     cell.handle_want(&self.shared, want.wanted);
                 }
             }
@@ -59,7 +67,9 @@ impl Link {
             }
             Frame::Drain(drain) => {
                 tracing::info!(deadline_ms = drain.deadline_ms, "the node is shutting down and takes nothing new");
-                self.shared.draining.store(true, Ordering::Relaxed);
+                if !self.shared.draining.swap(true, Ordering::Relaxed) {
+                    self.shared.subscribers.drain(Duration::from_millis(drain.deadline_ms));
+                }
             }
             Frame::LinkHello(_) => return Err("the node greeted twice".to_owned()),
             Frame::TrunkHello(_)
@@ -81,8 +91,10 @@ impl Link {
     fn abort(&mut self, abort: Abort) {
         if let Some(cell) = self.senders.remove(&abort.stream) {
             cell.handle_abort(&self.shared, abort.code, abort.offset, abort.text);
-        } else if let Some(cell) = self.receivers.remove(&abort.stream) {
-            cell.handle_abort(&self.shared, abort.code, abort.text);
+            self.tell_lost_sent(&cell);
+        } else if let Some(receiving) = self.receivers.remove(&abort.stream) {
+            receiving.cell.handle_abort(&self.shared, abort.code, abort.text);
+            self.tell_lost_received(&receiving);
         }
     }
 
@@ -98,15 +110,15 @@ impl Link {
         let producer =
             Arc::new(ProducerInfo { name: open.producer, node, incarnation: open.incarnation, number: open.number });
         let offered = match self.binds.get(&bind) {
-            Some(cell) => cell.offer(&self.shared, stream, producer),
+            Some(bind) => bind.offer(&self.shared, stream, producer).map(|cell| (cell, Arc::clone(bind))),
             None => Err((Code::ConsumerClosed, "the consumer was closed before it took the stream".to_owned())),
         };
         match offered {
-            Ok(cell) => {
-                self.receivers.insert(stream, Arc::clone(&cell));
+            Ok((cell, bind)) => {
+                self.receivers.insert(stream, Receiving { cell: Arc::clone(&cell), bind, accepted: false });
                 self.shared.ready.control(Cell::Receive(cell));
             }
-            Err((code, text)) => self.outgoing.push(&Abort { stream, code, offset: 0, text }.into()),
+            Err((code, text)) => self.transport.push(Abort { stream, code, offset: 0, text }.into()),
         }
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! The link to the local node: a thread of its own, and what it shares with the application's tasks.
 //!
 //! ```text
-//!  tasks ──► cells (a lock each) ──► ready lists ──► trunkline-link: poll_output, write ──► socket
-//!  tasks ◄── wakers ◄── cells ◄──────────────────── trunkline-link: read, dispatch     ◄── socket
+//!  tasks ──► cells (a lock each) ──► ready lists ──► trunkline-link: poll_output, write ──► transport
+//!  tasks ◄── wakers ◄── cells ◄──────────────────── trunkline-link: read, dispatch     ◄── transport
 //! ```
 //!
+//! The transport is the node's unix socket, or an embedded node on the same thread, which is called `trunkline-node` then.
+//!
 //! A [`SendCell`], [`ReceiveCell`] or [`BindCell`] holds the state machine of one stream or bind and the waker of the one
-//! task that may wait for it. The thread owns the socket and the tables of ids, so these need no lock.
+//! task that may wait for it. The thread owns the transport and the tables of ids, so these need no lock.
 //!
 //! Invariants: never two cells' locks at once; no waker is called under a lock; data of one cell never waits for the
 //! credit of another.
@@ -15,12 +17,22 @@ mod bind_cell;
 mod budget;
 mod connect;
 mod dispatch;
+#[cfg(feature = "embedded")]
+mod embedded;
 mod gather_queue;
 mod latch;
+#[cfg(feature = "embedded")]
+mod local;
+mod losses;
 mod ready;
 mod receive_cell;
+mod retry;
 mod send_cell;
+mod socket;
+mod stalls;
+mod subscribers;
 mod thread;
+mod transport;
 
 use std::{
     sync::{
@@ -36,12 +48,14 @@ use crate::metrics::Counters;
 
 pub(crate) use bind_cell::{BindCell, BindEnd};
 pub(crate) use budget::{CreditBook, News, SendBudget};
-pub(crate) use connect::{Attached, Options, attach};
+pub(crate) use connect::{Attached, Options, Target, attach};
 pub(crate) use gather_queue::{Admission, GatherQueue, Popped, Token};
 pub(crate) use latch::Latch;
 pub(crate) use ready::{Cell, Ready, Turn};
 pub(crate) use receive_cell::{Delivery, ReceiveCell};
-pub(crate) use send_cell::{SendCell, Stream};
+pub(crate) use send_cell::{Looked, SendCell, Stream};
+pub(crate) use stalls::Stalls;
+pub(crate) use subscribers::{Subscribers, Subscription};
 
 /// How an attachment ended.
 #[derive(Debug, Clone)]
@@ -57,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) ready: Ready,
     pub(crate) credit: CreditBook,
     pub(crate) send_budget: SendBudget,
+    pub(crate) stalls: Stalls,
+    pub(crate) subscribers: Subscribers,
     /// The node said that it takes nothing new.
     pub(crate) draining: AtomicBool,
     /// Opens when the link's thread is done.
@@ -77,6 +93,8 @@ impl Shared {
             ready: Ready::default(),
             credit: CreditBook::new(Box::new(SharedBudget::new(config))),
             send_budget: SendBudget::new(options.send_budget_bytes),
+            stalls: Stalls::new(options.stall_warn),
+            subscribers: Subscribers::default(),
             draining: AtomicBool::new(false),
             done: Latch::default(),
             message_bytes_max: options.message_bytes_max,

@@ -49,6 +49,9 @@ struct Lists {
     close_by: Option<Instant>,
     /// Somebody waits until the node has closed its side too.
     farewell: bool,
+    /// The last handle is gone: an embedded node is to be gone by then too.
+    #[cfg(feature = "embedded")]
+    hurry_by: Option<Instant>,
 }
 
 impl Ready {
@@ -118,6 +121,29 @@ impl Ready {
         lists.close_by = Some(lists.close_by.map_or(by, |before| before.min(by)));
         drop(lists);
         self.wake.notify_one();
+    }
+
+    /// From now on an embedded node lets nothing take longer than until then.
+    #[cfg(feature = "embedded")]
+    pub(crate) fn hurry(&self, by: Instant) {
+        self.lock().hurry_by = Some(by);
+        self.wake.notify_one();
+    }
+
+    /// Resolves when an embedded node is to be gone, with the reason. Only for when nobody waits for [`Ready::woken`] any
+    /// more.
+    #[cfg(feature = "embedded")]
+    pub(super) async fn hurried(&self) -> &'static str {
+        loop {
+            let by = self.lock().hurry_by;
+            match by {
+                Some(by) => {
+                    tokio::time::sleep_until(by.into()).await;
+                    return "the last handle was dropped";
+                }
+                None => self.woken().await,
+            }
+        }
     }
 
     /// When the link's thread is to end, once closing began.

@@ -12,7 +12,7 @@ use trunkline_proto::{
     id::Incarnation,
     message::{Abort, Accept, Credit},
 };
-use trunkline_session::{Read, ReceiveHalf, ReceiveOutput};
+use trunkline_session::{Aborted, Read, ReceiveHalf, ReceiveOutput};
 
 use super::{Cell, Ended, GatherQueue, News, Shared, lock};
 use crate::receiver::ProducerInfo;
@@ -319,5 +319,10 @@ impl ReceiveCell {
             Ended::NodeLost(why) => (Code::NodeLost, why.to_string()),
         };
         self.handle_abort(shared, code, text);
+    }
+
+    /// How the stream ended, if it did not end cleanly.
+    pub(crate) fn aborted(&self) -> Option<Aborted> {
+        self.lock().half.aborted()
     }
 }

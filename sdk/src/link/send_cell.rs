@@ -3,6 +3,7 @@
 use std::{
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use trunkline_proto::{
 use trunkline_session::{Aborted, Finished, SendHalf, SendOutput, WriteError};
 
 use super::{Cell, Ended, Shared, lock, wake};
+use crate::event::StallCause;
 
 /// What a stream is, from its producer's side.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ struct Inner {
     /// The consumer's life, once it accepted.
     consumer: Option<Incarnation>,
     waiting: Option<(WaitsFor, Waker)>,
+    /// The send that waits, if one does.
+    blocked: Option<Blocked>,
     control_queued: bool,
     data_queued: bool,
     /// What this stream holds of the send budget.
@@ -84,6 +88,31 @@ enum WaitsFor {
     End,
 }
 
+/// Since when a send waits.
+#[derive(Debug)]
+struct Blocked {
+    since: Instant,
+    /// Its stall was told.
+    told: bool,
+}
+
+impl Blocked {
+    fn now() -> Self {
+        Self { since: Instant::now(), told: false }
+    }
+}
+
+/// What [`SendCell::look`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// No send waits.
+    Flowing,
+    /// One waits, and nobody need be told now.
+    Waiting,
+    /// One has waited for so long; it is said once for each wait.
+    Stalled(StallCause, Duration),
+}
+
 /// What [`SendCell::poll`] found for the link's thread.
 #[derive(Debug)]
 pub(crate) struct Polled {
@@ -107,6 +136,9 @@ impl Inner {
     }
 
     fn wait(&mut self, waits_for: WaitsFor, cx: &Context<'_>) {
+        if matches!(waits_for, WaitsFor::Credit | WaitsFor::Budget) {
+            self.blocked.get_or_insert_with(Blocked::now);
+        }
         match &mut self.waiting {
             Some((before, waker)) if waker.will_wake(cx.waker()) => *before = waits_for,
             waiting => *waiting = Some((waits_for, cx.waker().clone())),
@@ -149,6 +181,7 @@ impl SendCell {
                 id: 0,
                 consumer: None,
                 waiting: None,
+                blocked: None,
                 control_queued: true,
                 data_queued: false,
                 accounted: 0,
@@ -205,6 +238,7 @@ impl SendCell {
             if !shared.send_budget.reserve(cost) {
                 inner.wait(WaitsFor::Budget, cx);
                 drop(inner);
+                shared.stalls.watch();
                 shared.ready.nudge();
                 return Poll::Pending;
             }
@@ -231,6 +265,9 @@ impl SendCell {
                 }
                 drop(inner);
                 self.queue(shared, control, false);
+                if blocked && shared.stalls.watch() {
+                    shared.ready.nudge();
+                }
                 if blocked { Poll::Pending } else { Poll::Ready(Err(why)) }
             }
         }
@@ -238,7 +275,10 @@ impl SendCell {
 
     /// A send was given up or is through: whoever is next may have the room in the send budget.
     pub(crate) fn leave_budget(&self, shared: &Shared) {
-        let ticket = self.lock().ticket.take();
+        let mut inner = self.lock();
+        inner.blocked = None;
+        let ticket = inner.ticket.take();
+        drop(inner);
         if let Some(ticket) = ticket {
             wake(shared.send_budget.leave(ticket));
         }
@@ -426,5 +466,31 @@ impl SendCell {
     pub(crate) fn is_settled(&self) -> bool {
         let inner = self.lock();
         inner.half.is_flushed() || inner.half.is_over()
+    }
+
+    /// Looks whether a send waits, and whether it has for `stall_warn` or longer.
+    pub(crate) fn look(&self, now: Instant, stall_warn: Duration) -> Looked {
+        let mut inner = self.lock();
+        let cause = match inner.waiting {
+            Some((WaitsFor::Credit, _)) => StallCause::Credit,
+            Some((WaitsFor::Budget, _)) => StallCause::SendBudget,
+            // A task that was woken has what it waited for; whether it asks again is its affair.
+            _ => return Looked::Flowing,
+        };
+        let Some(blocked) = &mut inner.blocked else { return Looked::Flowing };
+        let waited = now.saturating_duration_since(blocked.since);
+        if waited < stall_warn || std::mem::replace(&mut blocked.told, true) {
+            return Looked::Waiting;
+        }
+        Looked::Stalled(cause, waited)
+    }
+
+    /// How the stream ended, if it had been accepted and did not end cleanly.
+    pub(crate) fn lost(&self) -> Option<Aborted> {
+        let inner = self.lock();
+        match inner.half.finished() {
+            Finished::Aborted(why) if inner.consumer.is_some() => Some(why),
+            _ => None,
+        }
     }
 }

@@ -2,64 +2,61 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io::{self, IoSlice},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use tokio::{io::AsyncWriteExt as _, io::Interest, net::UnixStream};
 use trunkline_proto::{
-    frame::{DATA_BYTES_MAX, DataHeader, Decoder, Frame},
+    frame::{DATA_BYTES_MAX, DataHeader, Frame},
+    id::NodeId,
     message::{Abort, Want},
-    outgoing::Outgoing,
 };
 use trunkline_session::SendOutput;
 
-use super::{BindCell, BindEnd, Cell, Ended, ReceiveCell, SendCell, Shared, Turn};
+use super::{
+    BindCell, BindEnd, Cell, Ended, ReceiveCell, SendCell, Shared, Turn,
+    transport::{Came, Transport},
+};
 
-/// Asked of the kernel at once.
-const READ_BYTES: usize = 64 * 1024;
-/// Read before it is the turn of writing again.
-const READ_TURN_BYTES: usize = 256 * 1024;
-/// Cells are asked for output while less than this waits to be written. What waits in the cells instead can still be
-/// overtaken by control.
-const OUTGOING_BYTES_MAX: usize = 256 * 1024;
-/// Answers to what was read are pushed beyond the bound above; with this much waiting, reading stops too.
-const OUTGOING_BYTES_WALL: usize = 1024 * 1024;
-/// Pieces in one write: what one system call may take on every system is more (`IOV_MAX`).
-const WRITE_SLICES: usize = 64;
 /// While the send budget is short, the other processes are asked so often to say what they have.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
-/// How long a process that has said everything waits for the node to close its side.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The link, as its thread sees it.
-pub(super) struct Link {
+pub(super) struct Link<T> {
     pub(super) shared: Arc<Shared>,
-    socket: UnixStream,
-    decoder: Decoder,
-    pub(super) outgoing: Outgoing,
-    /// Written to the socket since the beginning.
-    written_bytes: u64,
+    pub(super) transport: T,
+    /// The node that this process is attached to.
+    pub(super) node: NodeId,
     /// How the node is named in errors.
     name: String,
     /// Streams from this process, by id: from OPEN sent to the end.
     pub(super) senders: HashMap<u64, Arc<SendCell>>,
     /// Streams to this process, by id: from INCOMING to the end.
-    pub(super) receivers: HashMap<u64, Arc<ReceiveCell>>,
+    pub(super) receivers: HashMap<u64, Receiving>,
     /// Binds, by id: from BIND sent to UNBIND sent or REFUSED.
     pub(super) binds: HashMap<u64, Arc<BindCell>>,
     next_stream: u64,
     next_bind: u64,
-    /// Flushes that wait for the bytes of the link up to a position, which rises.
+    /// Flushes that wait for the link to come to a position, which rises.
     flushing: VecDeque<Flush>,
     /// When the other processes may be asked next to say what they have.
     ask_at: Instant,
+    /// When sends that wait are looked through next; `None` for never.
+    pub(super) stalls_at: Option<Instant>,
     /// Closing has begun.
     close_by: Option<Instant>,
     /// For the pieces of one DATA frame; empty between turns.
     pieces: Vec<Bytes>,
+}
+
+/// A stream to this process.
+pub(super) struct Receiving {
+    pub(super) cell: Arc<ReceiveCell>,
+    /// Where it came to.
+    pub(super) bind: Arc<BindCell>,
+    /// The producer's side was told that it is taken.
+    pub(super) accepted: bool,
 }
 
 struct Flush {
@@ -68,23 +65,14 @@ struct Flush {
     offset: u64,
 }
 
-/// Writes once, as much as the kernel takes.
-pub(super) fn write_some(socket: &UnixStream, outgoing: &mut Outgoing) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); WRITE_SLICES];
-    let filled = outgoing.io_slices(&mut slices);
-    let written = socket.try_write_vectored(&slices[..filled])?;
-    outgoing.advance(written);
-    Ok(written)
-}
-
-impl Link {
-    pub(super) fn new(shared: Arc<Shared>, socket: UnixStream, decoder: Decoder, name: String) -> Self {
+impl<T: Transport> Link<T> {
+    pub(super) fn new(shared: Arc<Shared>, transport: T, node: NodeId, name: String) -> Self {
+        let now = Instant::now();
         Self {
+            stalls_at: shared.stalls.next_look(now),
             shared,
-            socket,
-            decoder,
-            outgoing: Outgoing::default(),
-            written_bytes: 0,
+            transport,
+            node,
             name,
             senders: HashMap::new(),
             receivers: HashMap::new(),
@@ -92,7 +80,7 @@ impl Link {
             next_stream: 2,
             next_bind: 1,
             flushing: VecDeque::new(),
-            ask_at: Instant::now(),
+            ask_at: now,
             close_by: None,
             pieces: Vec::new(),
         }
@@ -113,7 +101,6 @@ impl Link {
 
     /// Errors are sentences: whatever they are, the link is lost.
     async fn serve(&mut self) -> Result<bool, String> {
-        self.dispatch_buffered()?;
         loop {
             let readable = self.read()?;
             if self.close_by.is_none()
@@ -123,40 +110,37 @@ impl Link {
                 self.detach();
             }
             self.ask();
+            self.look_for_stalls();
             self.fill();
             if let Err(error) = self.write() {
                 // Why the node has closed the link is what it said last.
                 while self.read()? {}
-                return Err(error.to_string());
+                return Err(error);
             }
             // A close that began meanwhile is seen at the next turn: first everything unfinished is given up.
             if let Some(by) = self.close_by {
                 let settled = self.is_settled();
                 if settled || Instant::now() >= by {
-                    self.leave(by).await;
+                    self.shared.ready.shut(Ended::Closed);
+                    self.transport.leave(self.shared.ready.is_farewell_wanted().then_some(by)).await;
                     return Ok(settled);
                 }
             }
-            if readable || (self.outgoing.is_empty() && !self.shared.ready.is_empty()) {
-                // Lets the runtime look at the socket.
+            if readable || (self.transport.is_empty() && !self.shared.ready.is_empty()) {
+                // Lets the runtime look at its sockets, and an embedded node do its part.
                 tokio::task::yield_now().await;
             } else {
-                self.wait().await.map_err(|error| error.to_string())?;
+                self.wait().await?;
             }
         }
     }
 
     /// Until there is something to do.
-    async fn wait(&self) -> io::Result<()> {
-        let mut interest = Interest::READABLE;
-        if self.outgoing.len() >= OUTGOING_BYTES_WALL {
-            interest = Interest::WRITABLE;
-        } else if !self.outgoing.is_empty() {
-            interest |= Interest::WRITABLE;
-        }
+    async fn wait(&self) -> Result<(), String> {
         let ask_at = self.shared.send_budget.is_short().then_some(self.ask_at);
+        let stalls_at = self.stalls_at.filter(|_| self.shared.stalls.is_watched());
         let timer = async {
-            match self.close_by.into_iter().chain(ask_at).min() {
+            match self.close_by.into_iter().chain(ask_at).chain(stalls_at).min() {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
@@ -164,36 +148,20 @@ impl Link {
         tokio::select! {
             biased;
             () = self.shared.ready.woken() => Ok(()),
-            ready = self.socket.ready(interest) => ready.map(drop),
+            ready = self.transport.ready() => ready,
             () = timer => Ok(()),
         }
     }
 
     /// Reads and dispatches; returns whether there may be more.
     fn read(&mut self) -> Result<bool, String> {
-        let mut turn = 0;
-        while turn < READ_TURN_BYTES {
-            if self.outgoing.len() >= OUTGOING_BYTES_WALL {
-                return Ok(false);
+        loop {
+            match self.transport.next()? {
+                Came::Frame(frame) => self.dispatch(frame)?,
+                Came::Nothing => return Ok(false),
+                Came::TurnOver => return Ok(true),
             }
-            let buffer = self.decoder.buffer();
-            buffer.reserve(READ_BYTES);
-            match self.socket.try_read_buf(buffer) {
-                Ok(0) => return Err("the node closed it".to_owned()),
-                Ok(count) => turn += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error.to_string()),
-            }
-            self.dispatch_buffered()?;
         }
-        Ok(true)
-    }
-
-    fn dispatch_buffered(&mut self) -> Result<(), String> {
-        while let Some(frame) = self.decoder.next().map_err(|error| error.to_string())? {
-            self.dispatch(frame)?;
-        }
-        Ok(())
     }
 
     /// While the send budget is short: what the other processes have need not be kept here, and idle streams, together,
@@ -209,7 +177,7 @@ impl Link {
 
     /// Asks ready cells for output, as long as there is room for it.
     fn fill(&mut self) {
-        while self.outgoing.len() < OUTGOING_BYTES_MAX {
+        while self.transport.has_room() {
             match self.shared.ready.next() {
                 None => return,
                 Some(Turn::Control(Cell::Send(cell))) => self.turn_send(cell, 0),
@@ -226,22 +194,24 @@ impl Link {
         match polled.output {
             None => {}
             Some(SendOutput::Open) => {
-                self.outgoing.push(&cell.stream.open(stream).into());
+                self.transport.push(cell.stream.open(stream).into());
                 self.senders.insert(stream, Arc::clone(&cell));
             }
             Some(SendOutput::Data { offset, epoch, fin }) => {
-                self.outgoing.push_data(&DataHeader { stream, offset, epoch, fin }, &mut self.pieces);
+                self.transport.push_data(&DataHeader { stream, offset, epoch, fin }, &mut self.pieces);
             }
             Some(SendOutput::Want { epoch, wanted }) => {
-                self.outgoing.push(&Want { stream, epoch, wanted }.into());
+                self.transport.push(Want { stream, epoch, wanted }.into());
             }
             Some(SendOutput::Abort(why)) => {
-                self.outgoing.push(&Abort { stream, code: why.code, offset: why.offset, text: why.text }.into());
-                self.senders.remove(&stream);
+                self.transport.push(Abort { stream, code: why.code, offset: why.offset, text: why.text }.into());
+                if self.senders.remove(&stream).is_some() {
+                    self.tell_lost_sent(&cell);
+                }
             }
         }
         if let Some(offset) = polled.flush {
-            let position = self.written_bytes + self.outgoing.len() as u64;
+            let position = self.transport.pushed();
             self.flushing.push_back(Flush { position, cell: Arc::clone(&cell), offset });
         }
         if polled.more {
@@ -252,51 +222,43 @@ impl Link {
     fn turn_receive(&mut self, cell: &ReceiveCell) {
         while let Some(frame) = cell.poll() {
             let over = match &frame {
+                Frame::Accept(_) => {
+                    if let Some(receiving) = self.receivers.get_mut(&cell.id) {
+                        receiving.accepted = true;
+                    }
+                    false
+                }
                 Frame::Credit(credit) => credit.finished,
                 Frame::Abort(_) => true,
                 _ => false,
             };
-            self.outgoing.push(&frame);
-            if over {
-                self.receivers.remove(&cell.id);
+            self.transport.push(frame);
+            if over && let Some(receiving) = self.receivers.remove(&cell.id) {
+                self.tell_lost_received(&receiving);
             }
         }
     }
 
     fn turn_bind(&mut self, cell: &Arc<BindCell>) {
         while let Some(frame) = cell.poll(&mut self.next_bind) {
-            self.outgoing.push(&frame);
-            match frame {
+            match &frame {
                 Frame::Unbind(unbind) => drop(self.binds.remove(&unbind.bind)),
                 _ => drop(self.binds.insert(cell.id(), Arc::clone(cell))),
             }
+            self.transport.push(frame);
         }
     }
 
-    /// Writes until the kernel takes no more.
-    fn write(&mut self) -> io::Result<()> {
-        while !self.outgoing.is_empty() {
-            match write_some(&self.socket, &mut self.outgoing) {
-                Ok(count) => self.written_bytes += count as u64,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        while self.flushing.front().is_some_and(|flush| flush.position <= self.written_bytes) {
+    /// Writes until the node's side takes no more.
+    fn write(&mut self) -> Result<(), String> {
+        self.transport.write()?;
+        let written = self.transport.written();
+        while self.flushing.front().is_some_and(|flush| flush.position <= written) {
             if let Some(flush) = self.flushing.pop_front() {
                 flush.cell.handle_flushed(flush.offset);
             }
         }
         Ok(())
-    }
-
-    /// Every cell that is known: in a table, or still only in a list. Empties the lists.
-    fn cells(&self) -> Vec<Cell> {
-        let mut cells = self.shared.ready.take_all();
-        cells.extend(self.senders.values().cloned().map(Cell::Send));
-        cells.extend(self.receivers.values().cloned().map(Cell::Receive));
-        cells.extend(self.binds.values().cloned().map(Cell::Bind));
-        cells
     }
 
     /// Closing begins: what is unfinished is given up, and the other ends told.
@@ -312,35 +274,22 @@ impl Link {
 
     /// Whether nothing is left to be said.
     fn is_settled(&self) -> bool {
-        self.outgoing.is_empty() && self.shared.ready.is_empty() && self.senders.values().all(|cell| cell.is_settled())
+        self.transport.is_empty() && self.shared.ready.is_empty() && self.senders.values().all(|cell| cell.is_settled())
+    }
+}
+
+impl<T> Link<T> {
+    /// Every cell that is known: in a table, or still only in a list. Empties the lists.
+    fn cells(&self) -> Vec<Cell> {
+        let mut cells = self.shared.ready.take_all();
+        cells.extend(self.senders.values().cloned().map(Cell::Send));
+        cells.extend(self.receivers.values().map(|receiving| Cell::Receive(Arc::clone(&receiving.cell))));
+        cells.extend(self.binds.values().cloned().map(Cell::Bind));
+        cells
     }
 
-    /// Says good-bye: the node reads the end of the link after the last frame, and closes its side.
-    async fn leave(&mut self, by: Instant) {
-        self.shared.ready.shut(Ended::Closed);
-        // The node may be gone already: there is nobody left to tell.
-        let _ = self.socket.shutdown().await;
-        if !self.shared.ready.is_farewell_wanted() {
-            return;
-        }
-        let by = by.min(Instant::now() + FAREWELL);
-        let farewell = async {
-            let mut rest = vec![0; READ_BYTES];
-            while self.socket.readable().await.is_ok() {
-                match self.socket.try_read(&mut rest) {
-                    Ok(0) => return,
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return,
-                }
-            }
-        };
-        // A node that does not close its side has all the same been told everything.
-        let _ = tokio::time::timeout_at(by.into(), farewell).await;
-    }
-
-    /// The link has ended: everything that waits for it ends too.
-    fn end(&self, ended: &Ended) {
+    /// The link has ended: everything that waits for it ends too, and whoever listens is told.
+    fn end(&mut self, ended: &Ended) {
         self.shared.ready.shut(ended.clone());
         for cell in self.cells() {
             match cell {
@@ -350,10 +299,17 @@ impl Link {
             }
         }
         self.shared.credit.clear();
+        for cell in std::mem::take(&mut self.senders).into_values() {
+            self.tell_lost_sent(&cell);
+        }
+        for receiving in std::mem::take(&mut self.receivers).into_values() {
+            self.tell_lost_received(&receiving);
+        }
+        self.shared.subscribers.end(ended);
     }
 }
 
-impl Drop for Link {
+impl<T> Drop for Link<T> {
     fn drop(&mut self) {
         // After a loss there is nothing left to end; after a panic there is everything.
         let ended = match self.shared.ready.ended() {

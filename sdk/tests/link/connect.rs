@@ -1,6 +1,10 @@
 //! Attaching: what a node answers, what it might, and what is said when nobody does.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
 
 use tokio::io::AsyncWriteExt as _;
 use trunkline::{Attachment, Code, ErrorKind};
@@ -124,9 +128,104 @@ async fn a_connect_that_is_given_up_closes_its_socket() {
 
 #[tokio::test]
 async fn settings_out_of_range_are_refused_before_anything_is_done() {
-    let builders = [Attachment::builder().receive_budget_bytes(1), Attachment::builder().message_bytes_max(usize::MAX)];
+    let builders = [
+        Attachment::builder().receive_budget_bytes(1),
+        Attachment::builder().send_budget_bytes(0),
+        Attachment::builder().message_bytes_max(usize::MAX),
+        Attachment::builder().stall_warn(Duration::ZERO),
+    ];
     for builder in builders {
         let error = builder.connect(Path::new("/nonexistent")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_starts_later_is_reached() {
+    let node = FakeNode::listen();
+    let path = node.path.clone();
+    let connecting = Attachment::builder().retry_first_connect(Duration::MAX).connect(&path);
+    let answer = async {
+        // Two that say something which may get better, then one that greets.
+        let mut link = node.accept().await;
+        link.push(Refused { bind: 0, code: Code::Busy, text: "1024 processes are attached".into() }).await;
+        drop(link);
+        let mut link = node.accept().await;
+        link.push(Refused { bind: 0, code: Code::Draining, text: "node-a is shutting down".into() }).await;
+        drop(link);
+        node.greet().await
+    };
+    let (attachment, _link) = tokio::join!(connecting, answer);
+    assert_eq!(attachment.unwrap().node().as_str(), "node-a");
+}
+
+#[tokio::test]
+async fn a_node_that_never_comes_is_given_up_with_how_long_it_was_tried() {
+    let builder = Attachment::builder().retry_first_connect(Duration::from_millis(50));
+    let error = builder.connect("/nonexistent/x.sock").await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Connect, true));
+    let text = error.to_string();
+    assert!(text.contains("/nonexistent/x.sock: No such file") && text.contains("; tried "), "{text}");
+}
+
+#[tokio::test]
+async fn what_will_not_get_better_is_not_tried_again() {
+    let node = FakeNode::listen();
+    let answer = async {
+        let mut link = node.accept().await;
+        link.push(Refused { bind: 0, code: Code::Forbidden, text: "uid 7 is not in allowed_users".into() }).await;
+    };
+    let connecting = Attachment::builder().retry_first_connect(Duration::MAX).connect(&node.path);
+    let (attachment, ()) = tokio::join!(connecting, answer);
+    assert_eq!(attachment.unwrap_err().code(), Some(Code::Forbidden));
+}
+
+#[tokio::test]
+async fn a_retry_that_is_given_up_closes_its_socket() {
+    let node = FakeNode::listen();
+    let path = node.path.clone();
+    let builder = Attachment::builder().retry_first_connect(Duration::MAX);
+    let connecting = tokio::spawn(async move { builder.connect(&path).await });
+    let mut link = node.accept().await;
+    link.push(Refused { bind: 0, code: Code::Busy, text: "1024 processes are attached".into() }).await;
+    let mut link = node.accept().await;
+    link.next().await;
+    connecting.abort();
+    assert!(link.next_or_end().await.is_none());
+}
+
+/// This test again, in a process of its own with another environment.
+fn with_socket_variable(value: Option<&str>) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "--nocapture", "connect::prints_why_the_local_node_is_not_reached"]);
+    match value {
+        Some(value) => command.env("TRUNKLINE_SOCKET", value),
+        None => command.env_remove("TRUNKLINE_SOCKET"),
+    };
+    command.output().unwrap()
+}
+
+#[tokio::test]
+#[ignore = "run by the test below, in a process whose environment that sets"]
+async fn prints_why_the_local_node_is_not_reached() {
+    match Attachment::connect_local().await {
+        Ok(attachment) => println!("reached {}", attachment.node()),
+        Err(error) => println!("{error}"),
+    }
+}
+
+#[test]
+fn the_local_node_is_where_the_variable_says_or_at_the_default_path_and_the_error_says_which() {
+    let said = |value| String::from_utf8(with_socket_variable(value).stdout).unwrap();
+    let named = said(Some("/nonexistent/x.sock"));
+    assert!(named.contains("/nonexistent/x.sock: No such file"), "{named}");
+    assert!(named.contains("(the path is from TRUNKLINE_SOCKET)"), "{named}");
+    for unset in [None, Some("")] {
+        let default = said(unset);
+        // A node may run here: then it is the one that was meant.
+        let is_default = default.contains("reached ")
+            || default.contains("/run/trunkline/local.sock")
+                && default.contains("(the default path, for TRUNKLINE_SOCKET is not set)");
+        assert!(is_default, "{default}");
     }
 }

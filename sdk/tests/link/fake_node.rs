@@ -18,6 +18,8 @@ use trunkline_proto::{
     version::Offer,
 };
 
+pub(crate) use crate::polling::poll_once;
+
 /// Longer than anything here takes; a test that waits so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -163,7 +165,12 @@ pub(crate) fn job(attachment: &Attachment) -> Job {
 
 /// A stream that was opened with this much credit, and its id.
 pub(crate) async fn open(attachment: &Attachment, link: &mut Link, limit: u64) -> (Sender, u64) {
-    let producer = job(attachment).producer("map").unwrap();
+    open_from(attachment, link, "map", limit).await
+}
+
+/// The same, of this producer.
+pub(crate) async fn open_from(attachment: &Attachment, link: &mut Link, name: &str, limit: u64) -> (Sender, u64) {
+    let producer = job(attachment).producer(name).unwrap();
     let answer = async {
         let Frame::Open(open) = link.next().await else { panic!("an OPEN is expected") };
         link.push(Accept { stream: open.stream, incarnation: Incarnation::from_bits(9), limit }).await;
@@ -203,12 +210,4 @@ pub(crate) fn finished(messages: &[&[u8]]) -> Vec<u8> {
 
 pub(crate) fn credit(stream: u64, consumed: u64, limit: u64) -> Credit {
     Credit { stream, epoch: 0, received: consumed, consumed, limit, finished: false }
-}
-
-/// Polls a future once.
-pub(crate) fn poll_once<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
-    match future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
-        std::task::Poll::Ready(value) => Some(value),
-        std::task::Poll::Pending => None,
-    }
 }

@@ -3,10 +3,8 @@
 use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
+    pin::pin,
+    thread,
 };
 
 use bytes::BytesMut;
@@ -16,7 +14,10 @@ use trunkline_proto::{
     message::{Accept, Bound},
 };
 
-use crate::fake_node::{attach, bind, credit, finished, framed, hello, incoming, job, open, poll_once};
+use crate::{
+    fake_node::{attach, bind, credit, finished, framed, hello, incoming, job, open, poll_once},
+    polling::block_on,
+};
 
 #[tokio::test]
 async fn a_lost_link_ends_everything_with_what_is_known() {
@@ -168,24 +169,6 @@ async fn a_link_lives_as_long_as_anything_made_from_it() {
     drop(sender);
     assert!(matches!(link.next().await, Frame::Abort(_)));
     assert!(link.next_or_end().await.is_none());
-}
-
-/// Runs a future on this thread, with nothing but the standard library.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match Pin::as_mut(&mut future).poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
-    }
 }
 
 /// The node's side of a link, without any runtime.

@@ -5,9 +5,12 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod connect;
+mod events;
 mod fake_node;
 mod gather;
 mod lifecycle;
+#[path = "../polling/mod.rs"]
+mod polling;
 mod receive;
 mod relay;
 mod send;

@@ -1,5 +1,7 @@
 //! The attachment of this process to its local node.
 
+mod builder;
+
 use std::{
     fmt, future,
     path::Path,
@@ -8,25 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use trunkline_proto::{
-    framing::MESSAGE_BYTES_LIMIT,
-    id::{JobId, JobName, NodeId, RunId},
-    version,
-};
+use trunkline_proto::id::{JobId, JobName, NodeId, RunId};
 
 use crate::{
     error::Error,
+    event::Events,
     job::Job,
-    link::{Attached, Ended, Options, Shared, attach, lock},
+    link::{Attached, Ended, Shared, lock},
     metrics::Metrics,
 };
+
+pub use builder::AttachmentBuilder;
 
 /// How long [`Attachment::close`] waits for what is still to be said.
 const CLOSE_LINGER: Duration = Duration::from_secs(5);
 /// How long dropping the last handle blocks for the same.
 const DROP_LINGER: Duration = Duration::from_secs(1);
-/// Smaller receive budgets could not let two streams make progress.
-const RECEIVE_BUDGET_BYTES_MIN: u64 = 64 << 10;
 
 /// The attachment of this process to its local node.
 ///
@@ -55,6 +54,31 @@ impl Attachment {
         Self::builder().connect(socket).await
     }
 
+    /// Attaches to the node of this machine: the one whose local socket the environment variable `TRUNKLINE_SOCKET` names,
+    /// or, when it is not set or empty, the one at `/run/trunkline/local.sock`.
+    ///
+    /// # Errors
+    /// As [`AttachmentBuilder::connect`]. The text says which of the two it was.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes whatever was begun.
+    pub async fn connect_local() -> Result<Self, Error> {
+        Self::builder().connect_local().await
+    }
+
+    /// Runs a node inside this process and attaches to it, with the defaults of [`Attachment::builder`]. See
+    /// [`AttachmentBuilder::embedded`].
+    ///
+    /// # Errors
+    /// As [`AttachmentBuilder::embedded`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends whatever was begun.
+    #[cfg(feature = "embedded")]
+    pub async fn embedded(config: crate::node::NodeConfig) -> Result<Self, Error> {
+        Self::builder().embedded(config).await
+    }
+
     /// An attachment with other settings than the defaults.
     pub fn builder() -> AttachmentBuilder {
         AttachmentBuilder::default()
@@ -77,6 +101,21 @@ impl Attachment {
     pub fn metrics(&self) -> Metrics {
         let shared = &self.handle.shared;
         shared.counters.snapshot(shared.send_budget.used())
+    }
+
+    /// Whether the node has said that it is shutting down: streams that exist go on for a while, and nothing new begins.
+    /// [`Event::Draining`](crate::Event::Draining) tells it as it happens.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.handle.shared.is_draining()
+    }
+
+    /// What happens to this attachment from now on, beginning with how it is: attached, and draining if it is. There may
+    /// be many who listen, each for itself.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        let Handle { shared, node, cluster, .. } = &*self.handle;
+        Events::new(shared.subscribers.subscribe(node, cluster))
     }
 
     /// A job, and the run of it that is meant: a namespace for producers and consumers.
@@ -102,6 +141,11 @@ impl Attachment {
     /// through other handles, ends with [`Closed`](crate::ErrorKind::Closed). Then it waits, at most 5 s, until what
     /// finished senders and receivers still had to say was handed to the node. It does not wait for consumers: that is
     /// what [`Sender::finish`](crate::Sender::finish) does.
+    ///
+    /// An embedded node then drains: it takes nothing new, tells the other processes that are attached to it and its
+    /// peers, and waits until the streams through it have ended, at most its configuration's `drain_timeout` (10 s unless
+    /// told). So what a finished sender has handed over reaches the peer before this returns. What has not ended by then is
+    /// aborted, and its ends are told.
     ///
     /// # Errors
     /// [`Timeout`](crate::ErrorKind::Timeout) when 5 s were not enough, [`NodeLost`](crate::ErrorKind::NodeLost) when
@@ -135,93 +179,6 @@ impl fmt::Debug for Attachment {
     }
 }
 
-/// The settings of an [`Attachment`].
-#[derive(Debug, Clone)]
-#[must_use = "nothing happens before connect"]
-pub struct AttachmentBuilder {
-    options: Options,
-}
-
-impl Default for AttachmentBuilder {
-    fn default() -> Self {
-        Self {
-            options: Options {
-                software: version::SOFTWARE.to_owned(),
-                receive_budget_bytes: 256 << 20,
-                send_budget_bytes: 256 << 20,
-                message_bytes_max: 64 << 20,
-                connect_timeout: Duration::from_secs(10),
-            },
-        }
-    }
-}
-
-impl AttachmentBuilder {
-    /// What the node's logs and status call this process, `wordcount-map` say. At most 128 bytes are kept.
-    pub fn software(mut self, software: &str) -> Self {
-        software.clone_into(&mut self.options.software);
-        self
-    }
-
-    /// What all streams to this process may hold together before its application consumes it, in bytes: 256 MiB unless
-    /// told, at least 64 KiB. Messages longer than their stream's window come on top: together at most
-    /// [`AttachmentBuilder::message_bytes_max`].
-    pub fn receive_budget_bytes(mut self, bytes: u64) -> Self {
-        self.options.receive_budget_bytes = bytes;
-        self
-    }
-
-    /// What all streams from this process may hold together, in bytes: messages that `send` took and that the consumers'
-    /// processes are not known to have yet. 256 MiB unless told. When it is used up, `send` waits; the message that uses it
-    /// up may exceed it.
-    pub fn send_budget_bytes(mut self, bytes: u64) -> Self {
-        self.options.send_budget_bytes = bytes;
-        self
-    }
-
-    /// The longest message, in bytes: 64 MiB unless told, less than 1 GiB. `send` refuses a longer one; a stream that
-    /// brings a longer one is ended. Set it alike at both ends.
-    pub fn message_bytes_max(mut self, bytes: usize) -> Self {
-        self.options.message_bytes_max = bytes;
-        self
-    }
-
-    /// How long connecting may take: 10 s unless told.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.options.connect_timeout = timeout;
-        self
-    }
-
-    /// Attaches to the node whose local socket is at `socket`.
-    ///
-    /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) for a setting out of range, [`Connect`](crate::ErrorKind::Connect) when no
-    /// node answers there, [`Refused`](crate::ErrorKind::Refused) when it does not want this process (its user, its
-    /// version, one process too many), [`Timeout`](crate::ErrorKind::Timeout).
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes whatever was begun.
-    pub async fn connect(self, socket: impl AsRef<Path>) -> Result<Attachment, Error> {
-        let Options { receive_budget_bytes, message_bytes_max, .. } = self.options;
-        if receive_budget_bytes < RECEIVE_BUDGET_BYTES_MIN {
-            let least = RECEIVE_BUDGET_BYTES_MIN;
-            return Err(Error::invalid(format!("a receive budget of {receive_budget_bytes} bytes; at least {least}")));
-        }
-        if self.options.send_budget_bytes == 0 {
-            return Err(Error::invalid("a send budget of 0 bytes"));
-        }
-        if !(1..=MESSAGE_BYTES_LIMIT).contains(&message_bytes_max) {
-            let text = format!("a message_bytes_max of {message_bytes_max}; it is from 1 to {MESSAGE_BYTES_LIMIT}");
-            return Err(Error::invalid(text));
-        }
-        let path = socket.as_ref().to_owned();
-        let Attached { shared, thread, node, cluster } = attach(&path, self.options).await?;
-        let thread_id = thread.thread().id();
-        let handle = Handle { shared, thread: Mutex::new(Some(thread)), thread_id, node, cluster };
-        Ok(Attachment { handle: Arc::new(handle) })
-    }
-}
-
 /// What keeps the link's thread alive: one for each attachment, shared by everything made from it.
 pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
@@ -229,6 +186,14 @@ pub(crate) struct Handle {
     cluster: String,
     thread: Mutex<Option<JoinHandle<()>>>,
     thread_id: ThreadId,
+}
+
+impl Handle {
+    fn new(attached: Attached) -> Self {
+        let Attached { shared, thread, node, cluster } = attached;
+        let thread_id = thread.thread().id();
+        Self { shared, thread: Mutex::new(Some(thread)), thread_id, node, cluster }
+    }
 }
 
 impl fmt::Debug for Handle {
@@ -239,7 +204,10 @@ impl fmt::Debug for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.ready.begin_close(Instant::now() + DROP_LINGER, false);
+        let now = Instant::now();
+        self.shared.ready.begin_close(now + DROP_LINGER, false);
+        #[cfg(feature = "embedded")]
+        self.shared.ready.hurry(now + DROP_LINGER / 2);
         // A task may own the last handle and be dropped by the waker that the link's thread calls.
         if std::thread::current().id() != self.thread_id {
             self.shared.done.wait(DROP_LINGER);

@@ -1,0 +1,10 @@
+//! Nodes inside this process: the same attachment without a socket.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod lifecycle;
+mod log;
+mod nodes;
+#[path = "../polling/mod.rs"]
+mod polling;
+mod streams;
