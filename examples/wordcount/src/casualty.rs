@@ -159,7 +159,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::children::Slot;
+    use crate::{children::Slot, plan::Part};
 
     fn ended(folder: &Path, label: &str, kind: Kind, wait_status: i32, log: &str) -> Ended {
         let path = folder.join(label);
@@ -178,9 +178,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let lost = i32::from(EXIT_LOST) << 8;
         let casualty = Casualty::of(vec![
-            ended(folder.path(), "reducer 1", Kind::Reduce, lost, "error: the stream of map-1@node-1 was lost\n"),
-            ended(folder.path(), "mapper 1", Kind::Map, 9, ""),
-            ended(folder.path(), "mapper 2", Kind::Map, 1 << 8, "error: cannot read x\n"),
+            ended(
+                folder.path(),
+                "reducer 1",
+                Kind::Worker(Part::Reduce),
+                lost,
+                "error: the stream of map-1@node-1 was lost\n",
+            ),
+            ended(folder.path(), "mapper 1", Kind::Worker(Part::Map), 9, ""),
+            ended(folder.path(), "mapper 2", Kind::Worker(Part::Map), 1 << 8, "error: cannot read x\n"),
         ]);
         let text = casualty.to_string();
         let expected = "mapper 1 (pid 7) was killed by signal 9 (SIGKILL); its log is empty\n  and with it:\n    \
@@ -193,7 +199,7 @@ mod tests {
     fn a_daemon_is_to_blame_before_its_processes() {
         let folder = tempfile::tempdir().unwrap();
         let casualty = Casualty::of(vec![
-            ended(folder.path(), "mapper 1", Kind::Map, 1 << 8, ""),
+            ended(folder.path(), "mapper 1", Kind::Worker(Part::Map), 1 << 8, ""),
             ended(folder.path(), "node-1", Kind::Daemon, 1 << 8, "Address already in use\n"),
         ]);
         assert!(casualty.to_string().starts_with("node-1 (pid 7) failed with exit status 1"), "{casualty}");
@@ -201,10 +207,21 @@ mod tests {
     }
 
     #[test]
+    fn the_node_that_failed_by_itself_is_named_before_those_that_lost_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let lost = i32::from(EXIT_LOST) << 8;
+        let casualty = Casualty::of(vec![
+            ended(folder.path(), "node-1", Kind::Node, lost, "error: node-2 is gone\n"),
+            ended(folder.path(), "node-2", Kind::Node, 1 << 8, "error: wordcount/map-3: cannot read x\n"),
+        ]);
+        assert!(casualty.to_string().starts_with("node-2 (pid 7) failed with exit status 1"), "{casualty}");
+    }
+
+    #[test]
     fn a_tail_is_short_whole_lined_and_harmless() {
         let folder = tempfile::tempdir().unwrap();
         let log: String = (0..2_000).map(|line| format!("line {line} \u{1b}[31m\n")).collect();
-        let ended = ended(folder.path(), "log", Kind::Map, 9, &log);
+        let ended = ended(folder.path(), "log", Kind::Worker(Part::Map), 9, &log);
         let tail = tail(&ended.log);
         assert_eq!(tail.len(), TAIL_LINES_MAX);
         assert_eq!(tail[0], "line 1988 \\u{1b}[31m");
