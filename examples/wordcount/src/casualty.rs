@@ -9,10 +9,7 @@ use std::{
     process::ExitStatus,
 };
 
-use crate::{
-    children::{Ended, Kind},
-    roles::EXIT_LOST,
-};
+use crate::children::{Ended, Kind};
 
 /// How much of a log is shown.
 const TAIL_LINES_MAX: usize = 12;
@@ -91,7 +88,7 @@ fn blame(ended: &Ended) -> u8 {
     match &ended.status {
         Ok(status) if status.signal().is_some() => 0,
         _ if ended.slot.kind == Kind::Daemon => 1,
-        Ok(status) if status.code() == Some(EXIT_LOST.into()) => 3,
+        _ if ended.lost_another() => 3,
         _ => 2,
     }
 }
@@ -159,7 +156,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{children::Slot, plan::Part};
+    use crate::{children::Slot, plan::Part, roles::EXIT_LOST};
 
     fn ended(folder: &Path, label: &str, kind: Kind, wait_status: i32, log: &str) -> Ended {
         let path = folder.join(label);

@@ -19,13 +19,20 @@ use tokio::{
     time,
 };
 
-use crate::{events::Event, plan::Part, roles::Word};
+use crate::{
+    events::Event,
+    plan::Part,
+    roles::{EXIT_LOST, Word},
+};
 
 /// Reports that wait for the launcher. When it is full, processes wait to tell their progress.
 const REPORTS_MAX: usize = 1_024;
 
 /// How long a daemon may take to leave when the whole is given up. Then it is killed.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the one that others lost may take to end: it tells its peers why, and an embedded node drains.
+const CULPRIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +73,11 @@ impl Ended {
     /// Whether it said that its work is done.
     pub(crate) fn well(&self) -> bool {
         self.status.as_ref().is_ok_and(ExitStatus::success)
+    }
+
+    /// Whether it said that it failed only because another one was lost.
+    pub(crate) fn lost_another(&self) -> bool {
+        self.status.as_ref().is_ok_and(|status| status.code() == Some(EXIT_LOST.into()))
     }
 }
 
@@ -145,17 +157,18 @@ impl Children {
         }
     }
 
-    /// The `first` that ended badly, and those that end badly within `settle` of it. What is told meanwhile is dropped.
+    /// The `first` that ended badly, and those that end badly within `settle` of it. While all of these only lost
+    /// another one, that one is waited for. What is told meanwhile is dropped.
     pub(crate) async fn casualties(&mut self, first: Ended, settle: Duration) -> Vec<Ended> {
-        let (mut all, deadline) = (vec![first], time::Instant::now() + settle);
-        while let Ok(Some(happening)) = time::timeout_at(deadline, self.next()).await {
-            if let Happening::Ended(ended) = happening
-                && !ended.well()
-            {
-                all.push(ended);
+        let (start, mut all) = (time::Instant::now(), vec![first]);
+        loop {
+            let patience = if all.iter().all(Ended::lost_another) { settle.max(CULPRIT_TIMEOUT) } else { settle };
+            match time::timeout_at(start + patience, self.next()).await {
+                Ok(Some(Happening::Ended(ended))) if !ended.well() => all.push(ended),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return all,
             }
         }
-        all
     }
 
     /// Says `word` to all but daemons.
@@ -343,6 +356,25 @@ mod tests {
         children.say(Word::Open);
         assert!(matches!(children.next().await, Some(Happening::Told(NODE, Event::Ready))));
         assert!(matches!(children.next().await, Some(Happening::Ended(ended)) if ended.well()));
+    }
+
+    /// The one that ends first, and the numbers of those that `casualties` takes for the ones to blame.
+    async fn blamed(children: &mut Children) -> Vec<usize> {
+        let Some(Happening::Ended(first)) = children.next().await else { panic!("none has ended") };
+        children.casualties(first, Duration::ZERO).await.iter().map(|ended| ended.slot.index).collect()
+    }
+
+    #[tokio::test]
+    async fn whoever_lost_another_is_not_blamed_before_that_one_has_ended() {
+        let (_folder, mut children) = children();
+        let node = |index| Slot { kind: Kind::Node, index };
+        children.start(node(0), "a node", "lost", shell(&format!("exit {EXIT_LOST}"))).unwrap();
+        children.start(node(1), "a node", "culprit", shell("sleep 0.5; exit 1")).unwrap();
+        assert_eq!(blamed(&mut children).await, [0, 1]);
+        children.start(node(2), "a node", "culprit", shell("exit 1")).unwrap();
+        children.start(node(3), "a node", "late", shell("exec sleep 60")).unwrap();
+        assert_eq!(blamed(&mut children).await, [2], "nobody else is waited for");
+        children.stop().await;
     }
 
     #[tokio::test]

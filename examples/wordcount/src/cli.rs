@@ -23,7 +23,8 @@ const CONSUMERS_PER_PROCESS_MAX: u32 = 4_096;
 #[command(version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(after_long_help = "\
 The clock (seconds, MB/s) runs from the moment all streams are open and the mappers are told to begin until the last \
-reducer has written its counts and left. Starting the cluster and the check are timed apart.
+reducer has written its counts and left; with --embedded its node leaves with it, and that is timed too. Starting the \
+cluster and the check are timed apart.
 
 Exit status: 0 when every count is right; 1 when a count is wrong or something failed; 2 when the command line or a \
 PATH is wrong; 128 + N when stopped by signal N. Nothing is left behind: no process, no socket, no folder.")]

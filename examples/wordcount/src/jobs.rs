@@ -37,7 +37,7 @@ pub(crate) struct Tally {
     pub(crate) reduced: Reduced,
     /// From the start of the first mapper or reducer until all streams were open.
     pub(crate) opening: Duration,
-    /// From the word to begin until the last reducer was gone.
+    /// From the word to begin until the last process of a reducer was gone.
     pub(crate) counting: Duration,
     /// Each node as it was seen.
     pub(crate) nodes: Vec<NodeView>,

@@ -44,7 +44,7 @@ pub(crate) struct Summary {
     pub(crate) stream_bytes: u64,
     /// 10^6 bytes of payload a second, while the clock ran.
     pub(crate) stream_mb_per_s: f64,
-    /// From the word to begin until the last reducer was gone.
+    /// From the word to begin until the last reducer was gone, and with it the node that it was embedded with, if any.
     pub(crate) seconds: f64,
     /// From the first certificate until all streams were open.
     pub(crate) setup_seconds: f64,

@@ -6,8 +6,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::place::{Nodes, Place, Running, said, signal};
 use rustix::process::Signal;
+
+use crate::place::{Nodes, Place, Running, said, signal};
 
 #[test]
 fn a_run_is_one_process_for_each_node_and_the_guard() {
