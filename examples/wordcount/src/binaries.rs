@@ -1,7 +1,7 @@
 //! The shipped programs: where they are, or how they are built.
 
 use std::{
-    env, io,
+    env, fmt, io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -9,8 +9,32 @@ use std::{
 
 use tokio::{process::Command, time};
 
-/// The programs that are run as shipped.
-const NAMES: [&str; 2] = ["trunkline-certs", "trunkline-node"];
+/// The programs that are run as shipped, or the first of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Names(&'static [&'static str]);
+
+impl Names {
+    /// Makes certificates.
+    const CERTS: &str = "trunkline-certs";
+    /// The daemon.
+    const NODE: &str = "trunkline-node";
+
+    /// Those that are needed. Where nodes are embedded, there are no daemons.
+    fn needed(embedded: bool) -> Self {
+        Self(if embedded { &[Self::CERTS] } else { &[Self::CERTS, Self::NODE] })
+    }
+
+    /// The first that `folder` lacks.
+    fn missing_in(self, folder: &Path) -> Option<&'static str> {
+        self.0.iter().copied().find(|name| !folder.join(name).is_file())
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(" and "))
+    }
+}
 
 /// How long cargo may look at programs that are there already before it is said what is waited for.
 const QUIET: Duration = Duration::from_secs(1);
@@ -20,9 +44,9 @@ const QUIET: Duration = Duration::from_secs(1);
 pub(crate) struct Binaries {
     /// `trunkline-certs`.
     pub(crate) certs: PathBuf,
-    /// `trunkline-node`.
+    /// `trunkline-node`, which is not there when nodes are embedded.
     pub(crate) node: PathBuf,
-    /// This program, which is also the mappers, the reducers and the guard.
+    /// This program, which is also the mappers, the reducers, embedded nodes and the guard.
     pub(crate) wordcount: PathBuf,
 }
 
@@ -39,11 +63,16 @@ pub(crate) enum BinaryError {
     },
     /// They are nowhere, and this is not cargo's doing.
     #[error(
-        "trunkline-certs and trunkline-node are not in {folder}: name their folder with --bin-dir, or build them first \
-         (cargo build --release -p trunkline-certs -p trunkline-node)",
-        folder = .0.display()
+        "{folder} does not hold {names}: name the folder that does with --bin-dir, or build first (cargo build --release \
+         {packages})",
+        folder = folder.display(), packages = names.0.iter().map(|name| format!("-p {name}")).collect::<Vec<_>>().join(" ")
     )]
-    NoCargo(PathBuf),
+    NoCargo {
+        /// Which are needed.
+        names: Names,
+        /// Where they should be.
+        folder: PathBuf,
+    },
     /// Cargo could not be run.
     #[error("cannot run {cargo}: {source}", cargo = cargo.display())]
     Cargo {
@@ -53,16 +82,20 @@ pub(crate) enum BinaryError {
         source: io::Error,
     },
     /// Cargo ran, and failed; it has said why.
-    #[error("{} could not build trunkline-certs and trunkline-node: {status}", cargo.display())]
+    #[error("{} could not build {names}: {status}", cargo.display())]
     Build {
+        /// What it was asked for.
+        names: Names,
         /// What `$CARGO` says.
         cargo: PathBuf,
         /// How it ended.
         status: ExitStatus,
     },
     /// Cargo built them somewhere else.
-    #[error("{} built trunkline-certs and trunkline-node, but not in {}", cargo.display(), folder.display())]
+    #[error("{} built {names}, but not in {}", cargo.display(), folder.display())]
     Elsewhere {
+        /// What it was asked for.
+        names: Names,
         /// What `$CARGO` says.
         cargo: PathBuf,
         /// Where they should be.
@@ -74,20 +107,21 @@ pub(crate) enum BinaryError {
 }
 
 impl Binaries {
-    /// Finds them in `bin_dir`; without it beside this program. There, when it is cargo's own folder and cargo runs
-    /// this, they are built first, so that daemons of older sources never count.
-    pub(crate) async fn find_or_build(bin_dir: Option<&Path>) -> Result<Self, BinaryError> {
+    /// Finds those that are needed in `bin_dir`; without it beside this program. There, when it is cargo's own folder
+    /// and cargo runs this, they are built first, so that programs of older sources never count.
+    pub(crate) async fn find_or_build(bin_dir: Option<&Path>, embedded: bool) -> Result<Self, BinaryError> {
+        let names = Names::needed(embedded);
         let wordcount = env::current_exe().map_err(BinaryError::Myself)?;
         if let Some(folder) = bin_dir {
-            return match missing(folder) {
+            return match names.missing_in(folder) {
                 None => Ok(Self::in_folder(folder, wordcount)),
                 Some(name) => Err(BinaryError::NotInFolder { name, folder: folder.to_owned() }),
             };
         }
         let folder = wordcount.parent().unwrap_or(Path::new("/")).to_owned();
-        match Build::of(&folder) {
+        match Build::of(names, &folder) {
             Some(build) => build.run(&folder).await?,
-            None if missing(&folder).is_some() => return Err(BinaryError::NoCargo(folder)),
+            None if names.missing_in(&folder).is_some() => return Err(BinaryError::NoCargo { names, folder }),
             None => {}
         }
         Ok(Self::in_folder(&folder, wordcount))
@@ -96,18 +130,14 @@ impl Binaries {
     fn in_folder(folder: &Path, wordcount: PathBuf) -> Self {
         // Absolute: they are started from other folders too.
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-        let [certs, node] = NAMES.map(|name| folder.join(name));
+        let [certs, node] = [Names::CERTS, Names::NODE].map(|name| folder.join(name));
         Self { certs, node, wordcount }
     }
 }
 
-/// The first program that `folder` lacks.
-fn missing(folder: &Path) -> Option<&'static str> {
-    NAMES.into_iter().find(|name| !folder.join(name).is_file())
-}
-
-/// A run of cargo that leaves both programs as the sources are now: nothing to do, when they are.
+/// A run of cargo that leaves the programs as the sources are now: nothing to do, when they are.
 struct Build {
+    names: Names,
     cargo: PathBuf,
     arguments: Vec<String>,
 }
@@ -115,25 +145,27 @@ struct Build {
 impl Build {
     /// Into `folder`, with the profile and the target that its name tells. Nothing where it is not cargo's, where cargo
     /// does not run this program, or where the sources are gone.
-    fn of(folder: &Path) -> Option<Self> {
+    fn of(names: Names, folder: &Path) -> Option<Self> {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
         let cargo = env::var_os("CARGO").map(PathBuf::from).filter(|_| workspace.is_file())?;
         let mut arguments = build_arguments(folder)?;
         arguments.push(format!("--manifest-path={}", workspace.to_str()?));
-        Some(Self { cargo, arguments })
+        Some(Self { names, cargo, arguments })
     }
 
     async fn run(self, folder: &Path) -> Result<(), BinaryError> {
-        let Self { cargo, arguments } = self;
+        let Self { names, cargo, arguments } = self;
         let say = || {
-            let (names, folder) = (NAMES.join(" and "), folder.display());
-            eprintln!("wordcount: building {names} into {folder}, with {}", cargo.display());
+            eprintln!("wordcount: building {names} into {}, with {}", folder.display(), cargo.display());
         };
         let mut command = Command::new(&cargo);
-        command.args(["build", "--locked"]).args(NAMES.map(|name| format!("--package={name}"))).args(arguments);
+        command
+            .args(["build", "--locked"])
+            .args(names.0.iter().map(|name| format!("--package={name}")))
+            .args(arguments);
         // Standard output is for the count.
         command.stdin(Stdio::null()).stdout(Stdio::from(io::stderr())).kill_on_drop(true);
-        let warm = missing(folder).is_none();
+        let warm = names.missing_in(folder).is_none();
         if warm {
             command.arg("--quiet");
         } else {
@@ -148,8 +180,10 @@ impl Build {
         };
         match ended.await {
             Err(source) => Err(BinaryError::Cargo { cargo, source }),
-            Ok(status) if !status.success() => Err(BinaryError::Build { cargo, status }),
-            Ok(_) if missing(folder).is_some() => Err(BinaryError::Elsewhere { cargo, folder: folder.to_owned() }),
+            Ok(status) if !status.success() => Err(BinaryError::Build { names, cargo, status }),
+            Ok(_) if names.missing_in(folder).is_some() => {
+                Err(BinaryError::Elsewhere { names, cargo, folder: folder.to_owned() })
+            }
             Ok(_) => Ok(()),
         }
     }
@@ -198,7 +232,9 @@ mod tests {
     async fn a_folder_that_lacks_one_is_named() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("trunkline-certs"), "").unwrap();
-        let error = Binaries::find_or_build(Some(folder.path())).await.unwrap_err();
+        let error = Binaries::find_or_build(Some(folder.path()), false).await.unwrap_err();
         assert!(error.to_string().starts_with("trunkline-node is not in "), "{error}");
+        let found = Binaries::find_or_build(Some(folder.path()), true).await.unwrap();
+        assert_eq!(found.certs, folder.path().join("trunkline-certs"), "embedded nodes need no daemon");
     }
 }

@@ -9,10 +9,7 @@ use std::{
     process::ExitStatus,
 };
 
-use crate::{
-    children::{Ended, Kind},
-    roles::EXIT_LOST,
-};
+use crate::children::{Ended, Kind};
 
 /// How much of a log is shown.
 const TAIL_LINES_MAX: usize = 12;
@@ -91,7 +88,7 @@ fn blame(ended: &Ended) -> u8 {
     match &ended.status {
         Ok(status) if status.signal().is_some() => 0,
         _ if ended.slot.kind == Kind::Daemon => 1,
-        Ok(status) if status.code() == Some(EXIT_LOST.into()) => 3,
+        _ if ended.lost_another() => 3,
         _ => 2,
     }
 }
@@ -159,7 +156,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::children::Slot;
+    use crate::{children::Slot, plan::Part, roles::EXIT_LOST};
 
     fn ended(folder: &Path, label: &str, kind: Kind, wait_status: i32, log: &str) -> Ended {
         let path = folder.join(label);
@@ -178,9 +175,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let lost = i32::from(EXIT_LOST) << 8;
         let casualty = Casualty::of(vec![
-            ended(folder.path(), "reducer 1", Kind::Reduce, lost, "error: the stream of map-1@node-1 was lost\n"),
-            ended(folder.path(), "mapper 1", Kind::Map, 9, ""),
-            ended(folder.path(), "mapper 2", Kind::Map, 1 << 8, "error: cannot read x\n"),
+            ended(
+                folder.path(),
+                "reducer 1",
+                Kind::Worker(Part::Reduce),
+                lost,
+                "error: the stream of map-1@node-1 was lost\n",
+            ),
+            ended(folder.path(), "mapper 1", Kind::Worker(Part::Map), 9, ""),
+            ended(folder.path(), "mapper 2", Kind::Worker(Part::Map), 1 << 8, "error: cannot read x\n"),
         ]);
         let text = casualty.to_string();
         let expected = "mapper 1 (pid 7) was killed by signal 9 (SIGKILL); its log is empty\n  and with it:\n    \
@@ -193,7 +196,7 @@ mod tests {
     fn a_daemon_is_to_blame_before_its_processes() {
         let folder = tempfile::tempdir().unwrap();
         let casualty = Casualty::of(vec![
-            ended(folder.path(), "mapper 1", Kind::Map, 1 << 8, ""),
+            ended(folder.path(), "mapper 1", Kind::Worker(Part::Map), 1 << 8, ""),
             ended(folder.path(), "node-1", Kind::Daemon, 1 << 8, "Address already in use\n"),
         ]);
         assert!(casualty.to_string().starts_with("node-1 (pid 7) failed with exit status 1"), "{casualty}");
@@ -201,10 +204,21 @@ mod tests {
     }
 
     #[test]
+    fn the_node_that_failed_by_itself_is_named_before_those_that_lost_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let lost = i32::from(EXIT_LOST) << 8;
+        let casualty = Casualty::of(vec![
+            ended(folder.path(), "node-1", Kind::Node, lost, "error: node-2 is gone\n"),
+            ended(folder.path(), "node-2", Kind::Node, 1 << 8, "error: wordcount/map-3: cannot read x\n"),
+        ]);
+        assert!(casualty.to_string().starts_with("node-2 (pid 7) failed with exit status 1"), "{casualty}");
+    }
+
+    #[test]
     fn a_tail_is_short_whole_lined_and_harmless() {
         let folder = tempfile::tempdir().unwrap();
         let log: String = (0..2_000).map(|line| format!("line {line} \u{1b}[31m\n")).collect();
-        let ended = ended(folder.path(), "log", Kind::Map, 9, &log);
+        let ended = ended(folder.path(), "log", Kind::Worker(Part::Map), 9, &log);
         let tail = tail(&ended.log);
         assert_eq!(tail.len(), TAIL_LINES_MAX);
         assert_eq!(tail[0], "line 1988 \\u{1b}[31m");

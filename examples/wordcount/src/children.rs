@@ -19,7 +19,11 @@ use tokio::{
     time,
 };
 
-use crate::{events::Event, roles::BEGIN};
+use crate::{
+    events::Event,
+    plan::Part,
+    roles::{EXIT_LOST, Word},
+};
 
 /// Reports that wait for the launcher. When it is full, processes wait to tell their progress.
 const REPORTS_MAX: usize = 1_024;
@@ -27,15 +31,18 @@ const REPORTS_MAX: usize = 1_024;
 /// How long a daemon may take to leave when the whole is given up. Then it is killed.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the one that others lost may take to end: it tells its peers why, and an embedded node drains.
+const CULPRIT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `trunkline-node`.
     Daemon,
-    /// `wordcount map`.
-    Map,
-    /// `wordcount reduce`.
-    Reduce,
+    /// `wordcount node`.
+    Node,
+    /// `wordcount map` or `wordcount reduce`.
+    Worker(Part),
 }
 
 /// A place that one process fills.
@@ -67,12 +74,17 @@ impl Ended {
     pub(crate) fn well(&self) -> bool {
         self.status.as_ref().is_ok_and(ExitStatus::success)
     }
+
+    /// Whether it said that it failed only because another one was lost.
+    pub(crate) fn lost_another(&self) -> bool {
+        self.status.as_ref().is_ok_and(|status| status.code() == Some(EXIT_LOST.into()))
+    }
 }
 
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Happening {
-    /// A map or reduce process told something.
+    /// A process told something.
     Told(Slot, Event),
     /// A process ended. All that it told came before.
     Ended(Ended),
@@ -81,10 +93,14 @@ pub(crate) enum Happening {
 /// What the launcher wants of processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
-    Run,
-    Begin,
+    Say(Word),
     Terminate,
     Kill,
+}
+
+impl Order {
+    /// Nothing is wanted yet.
+    const QUIET: Self = Self::Say(Word::Wait);
 }
 
 /// All that were started and not yet reported as ended.
@@ -103,7 +119,7 @@ impl Children {
     pub(crate) fn new(logs: PathBuf) -> io::Result<Self> {
         fs::create_dir(&logs)?;
         let (teller, told) = mpsc::channel(REPORTS_MAX);
-        let (daemon_orders, role_orders) = (watch::Sender::new(Order::Run), watch::Sender::new(Order::Run));
+        let (daemon_orders, role_orders) = (watch::Sender::new(Order::QUIET), watch::Sender::new(Order::QUIET));
         Ok(Self { logs, attended: JoinSet::new(), daemon_orders, role_orders, told, teller })
     }
 
@@ -112,7 +128,7 @@ impl Children {
         let log = self.logs.join(format!("{name}.log"));
         let (input, output) = match slot.kind {
             Kind::Daemon => (Stdio::null(), Stdio::from(open_log(&log)?)),
-            Kind::Map | Kind::Reduce => (Stdio::piped(), Stdio::piped()),
+            Kind::Node | Kind::Worker(_) => (Stdio::piped(), Stdio::piped()),
         };
         // A group of its own: Ctrl-C in a terminal is for the launcher, which stops them in order.
         command.process_group(0).kill_on_drop(true).stdin(input).stdout(output).stderr(open_log(&log)?);
@@ -120,7 +136,7 @@ impl Children {
         let pid = child.id().unwrap_or_default();
         let orders = match slot.kind {
             Kind::Daemon => self.daemon_orders.subscribe(),
-            Kind::Map | Kind::Reduce => self.role_orders.subscribe(),
+            Kind::Node | Kind::Worker(_) => self.role_orders.subscribe(),
         };
         let (teller, label) = (self.teller.clone(), label.to_owned());
         self.attended.spawn(async move {
@@ -141,22 +157,30 @@ impl Children {
         }
     }
 
-    /// The `first` that ended badly, and those that end badly within `settle` of it. What is told meanwhile is dropped.
+    /// The `first` that ended badly, and those that end badly within `settle` of it. While all of these only lost
+    /// another one, that one is waited for. What is told meanwhile is dropped.
     pub(crate) async fn casualties(&mut self, first: Ended, settle: Duration) -> Vec<Ended> {
-        let (mut all, deadline) = (vec![first], time::Instant::now() + settle);
-        while let Ok(Some(happening)) = time::timeout_at(deadline, self.next()).await {
-            if let Happening::Ended(ended) = happening
-                && !ended.well()
-            {
-                all.push(ended);
+        let (start, mut all) = (time::Instant::now(), vec![first]);
+        loop {
+            let patience = if all.iter().all(Ended::lost_another) { settle.max(CULPRIT_TIMEOUT) } else { settle };
+            match time::timeout_at(start + patience, self.next()).await {
+                Ok(Some(Happening::Ended(ended))) if !ended.well() => all.push(ended),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return all,
             }
         }
-        all
     }
 
-    /// Lets the mappers begin.
-    pub(crate) fn begin(&self) {
-        self.role_orders.send_replace(Order::Begin);
+    /// Says `word` to all but daemons.
+    pub(crate) fn say(&self, word: Word) {
+        self.role_orders.send_replace(Order::Say(word));
+    }
+
+    /// Ends all that were started, so that others can take their places; daemons may take `timeout` to leave.
+    pub(crate) async fn clear(&mut self, timeout: Duration) {
+        self.role_orders.send_replace(Order::Kill);
+        self.retire_daemons(timeout).await;
+        self.role_orders.send_replace(Order::QUIET);
     }
 
     /// Asks the daemons to leave, as an operator would, and waits for them; gives those that ended badly or had to be
@@ -168,12 +192,12 @@ impl Children {
             self.daemon_orders.send_replace(Order::Kill);
             ended.extend(self.drain(LEAVE_TIMEOUT).await);
         }
-        self.daemon_orders.send_replace(Order::Run);
+        self.daemon_orders.send_replace(Order::QUIET);
         ended.retain(|ended| !ended.well());
         ended
     }
 
-    /// Stops everything: map and reduce processes at once, daemons by request and then by force. None is left.
+    /// Stops everything: daemons by request and then by force, all others at once. None is left.
     pub(crate) async fn stop(&mut self) {
         // An attending task must not wait for someone to take a report.
         self.told.close();
@@ -230,8 +254,8 @@ async fn attend(
                         // What it told last is of no use, and the pipe may have been left to others.
                         lines = None;
                     }
-                    (Order::Begin, _) => if let Some(input) = &mut input {
-                        let _ = input.write_all(BEGIN).await;
+                    (Order::Say(word), _) => if let Some(input) = &mut input {
+                        let _ = input.write_all(word.line().as_bytes()).await;
                     },
                     _ => {}
                 }
@@ -276,7 +300,7 @@ mod tests {
 
     use super::*;
 
-    const MAPPER: Slot = Slot { kind: Kind::Map, index: 0 };
+    const MAPPER: Slot = Slot { kind: Kind::Worker(Part::Map), index: 0 };
     const DAEMON: Slot = Slot { kind: Kind::Daemon, index: 0 };
 
     fn shell(script: &str) -> Command {
@@ -296,7 +320,7 @@ mod tests {
         let (_folder, mut children) = children();
         let script = r#"read line; [ "$line" = begin ] && echo '{"event":"opened"}'; echo why >&2; exit 5"#;
         children.start(MAPPER, "a mapper", "mapper", shell(script)).unwrap();
-        children.begin();
+        children.say(Word::Begin);
         assert!(matches!(children.next().await, Some(Happening::Told(MAPPER, Event::Opened))));
         let Some(Happening::Ended(ended)) = children.next().await else { panic!("it has not ended") };
         assert_eq!(ended.status.as_ref().unwrap().code(), Some(5));
@@ -318,6 +342,39 @@ mod tests {
         children.stop().await;
         assert!(start.elapsed() < LEAVE_TIMEOUT, "both could be stopped at once");
         assert!(pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
+    }
+
+    #[tokio::test]
+    async fn those_that_were_cleared_away_hear_nothing_of_what_is_said_to_their_successors() {
+        const NODE: Slot = Slot { kind: Kind::Node, index: 0 };
+        let (_folder, mut children) = children();
+        let pid = children.start(NODE, "a node", "node", shell("exec sleep 60")).unwrap();
+        children.clear(LEAVE_TIMEOUT).await;
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        let script = r#"read line; [ "$line" = open ] && echo '{"event":"ready"}'"#;
+        children.start(NODE, "a node", "node", shell(script)).unwrap();
+        children.say(Word::Open);
+        assert!(matches!(children.next().await, Some(Happening::Told(NODE, Event::Ready))));
+        assert!(matches!(children.next().await, Some(Happening::Ended(ended)) if ended.well()));
+    }
+
+    /// The one that ends first, and the numbers of those that `casualties` takes for the ones to blame.
+    async fn blamed(children: &mut Children) -> Vec<usize> {
+        let Some(Happening::Ended(first)) = children.next().await else { panic!("none has ended") };
+        children.casualties(first, Duration::ZERO).await.iter().map(|ended| ended.slot.index).collect()
+    }
+
+    #[tokio::test]
+    async fn whoever_lost_another_is_not_blamed_before_that_one_has_ended() {
+        let (_folder, mut children) = children();
+        let node = |index| Slot { kind: Kind::Node, index };
+        children.start(node(0), "a node", "lost", shell(&format!("exit {EXIT_LOST}"))).unwrap();
+        children.start(node(1), "a node", "culprit", shell("sleep 0.5; exit 1")).unwrap();
+        assert_eq!(blamed(&mut children).await, [0, 1]);
+        children.start(node(2), "a node", "culprit", shell("exit 1")).unwrap();
+        children.start(node(3), "a node", "late", shell("exec sleep 60")).unwrap();
+        assert_eq!(blamed(&mut children).await, [2], "nobody else is waited for");
+        children.stop().await;
     }
 
     #[tokio::test]

@@ -4,13 +4,17 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Processes that may attach to one node, by its default configuration, and one for the launcher.
+/// Processes that may attach to one node, by its default configuration, but for one for the launcher.
 const PROCESSES_PER_NODE_MAX: u32 = 1_023;
+
+/// Consumers that one process may bind, by the default configuration of its node.
+const CONSUMERS_PER_PROCESS_MAX: u32 = 4_096;
 
 /// Count the words of many files with real daemons, mappers and reducers, and check the count.
 ///
 /// Starts a cluster on this machine: certificates in a temporary folder, the daemons (trunkline-certs and
-/// trunkline-node, as shipped), and for each node map and reduce processes that attach to it. Each mapper has one
+/// trunkline-node, as shipped), and for each node map and reduce processes that attach to it; with --embedded, one
+/// process for each node and its mappers and reducers. Each mapper has one
 /// stream to each reducer of its job, on all nodes, and sends every word as it reads it. Then one plain loop counts the
 /// same files again, and every word is compared.
 ///
@@ -19,7 +23,8 @@ const PROCESSES_PER_NODE_MAX: u32 = 1_023;
 #[command(version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(after_long_help = "\
 The clock (seconds, MB/s) runs from the moment all streams are open and the mappers are told to begin until the last \
-reducer has written its counts and left. Starting the cluster and the check are timed apart.
+reducer has written its counts and left; with --embedded its node leaves with it, and that is timed too. Starting the \
+cluster and the check are timed apart.
 
 Exit status: 0 when every count is right; 1 when a count is wrong or something failed; 2 when the command line or a \
 PATH is wrong; 128 + N when stopped by signal N. Nothing is left behind: no process, no socket, no folder.")]
@@ -39,6 +44,9 @@ pub(crate) enum Role {
     /// Gathers words and counts them.
     #[command(hide = true)]
     Reduce(Seat),
+    /// Is a node, and all its mappers and reducers.
+    #[command(hide = true)]
+    Node(NodeSeat),
     /// Clears up after a launcher that was killed.
     #[command(hide = true)]
     Guard(Watch),
@@ -54,6 +62,17 @@ pub(crate) struct Seat {
     #[arg(long)]
     pub(crate) job: usize,
     /// The process's number within its job and role, over all nodes, from 0.
+    #[arg(long)]
+    pub(crate) index: usize,
+}
+
+/// Which node a process is.
+#[derive(Debug, Args)]
+pub(crate) struct NodeSeat {
+    /// The folder with the plan.
+    #[arg(long)]
+    pub(crate) plan: PathBuf,
+    /// The node's number, from 0.
     #[arg(long)]
     pub(crate) index: usize,
 }
@@ -76,19 +95,24 @@ pub(crate) struct Options {
     ///
     /// Folders are searched for regular files; symbolic links in them are not followed. Without a PATH: the sources of
     /// this project's own dependencies in cargo's registry folder; failing that, this checkout. A PATH that is called
-    /// map, reduce or guard is written ./map, and so on.
+    /// map, reduce, node or guard is written ./map, and so on.
     #[arg(value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
-    /// Nodes, a daemon each.
+    /// Nodes, a daemon each; with --embedded, a process each.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) nodes: u32,
-    /// Map processes on each node and in each job, and as many reduce processes.
+    /// Mappers on each node and in each job, and as many reducers. Each is a process, but with --embedded.
     #[arg(long, value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) per_node: u32,
-    /// Counts to run at once, each with processes and streams of its own.
+    /// Counts to run at once, each with mappers, reducers and streams of its own.
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) jobs: u32,
-    /// The folder with trunkline-certs and trunkline-node.
+    /// Start no daemons: each node is embedded in one process, with all its mappers and reducers.
+    ///
+    /// These attach to the node without a socket between, and only nodes have connections to each other.
+    #[arg(long)]
+    pub(crate) embedded: bool,
+    /// The folder with trunkline-certs and, but for --embedded, trunkline-node.
     ///
     /// Without it: the folder of this program. When that is cargo's and cargo runs this program, they are built first,
     /// through $CARGO, so that they are as the sources are.
@@ -105,12 +129,14 @@ pub(crate) struct Options {
 impl Options {
     /// What the bounds of single options do not catch.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let processes = 2 * self.per_node * self.jobs;
-        if processes > PROCESSES_PER_NODE_MAX {
-            return Err(format!(
-                "--per-node {} and --jobs {} make {processes} processes a node, more than {PROCESSES_PER_NODE_MAX}",
-                self.per_node, self.jobs
-            ));
+        let Self { per_node, jobs, embedded, .. } = *self;
+        let (each, what, most) = if embedded {
+            (per_node * jobs, "reducers in the process of a node", CONSUMERS_PER_PROCESS_MAX)
+        } else {
+            (2 * per_node * jobs, "processes a node", PROCESSES_PER_NODE_MAX)
+        };
+        if each > most {
+            return Err(format!("--per-node {per_node} and --jobs {jobs} make {each} {what}, more than {most}"));
         }
         Ok(())
     }
@@ -138,5 +164,13 @@ mod tests {
     fn more_processes_than_a_node_takes_are_refused() {
         let cli = Cli::parse_from(["wordcount", "--per-node", "256", "--jobs", "2"]);
         assert!(cli.options.check().unwrap_err().contains("1024 processes a node"));
+    }
+
+    #[test]
+    fn more_reducers_than_a_process_may_bind_are_refused_where_nodes_are_embedded() {
+        let check =
+            |jobs| Cli::parse_from(["wordcount", "--embedded", "--per-node", "256", "--jobs", jobs]).options.check();
+        check("16").unwrap();
+        assert!(check("17").unwrap_err().contains("4352 reducers in the process of a node, more than 4096"));
     }
 }

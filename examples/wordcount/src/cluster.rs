@@ -1,6 +1,8 @@
-//! A cluster on this machine: certificates, a configuration for each node, and the daemons, up and answering.
+//! A cluster on this machine: certificates, a configuration for each node, and the nodes, up and answering. A node is a
+//! daemon, or embedded in a process of this program.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write,
     fs::{self, DirBuilder},
     io,
@@ -20,12 +22,13 @@ use trunkline::Attachment;
 use crate::{
     binaries::Binaries,
     casualty::Casualty,
-    children::{Children, Happening, Kind, Slot},
+    children::{Children, Ended, Happening, Kind, Slot},
+    events::Event,
     guard::Guard,
-    plan::local_socket,
+    plan::{Plan, local_socket, node_config},
 };
 
-/// How long a daemon may take until processes can attach to it.
+/// How long a node may take until it can be attached to.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often that is tried.
@@ -34,7 +37,7 @@ const READY_PAUSE: Duration = Duration::from_millis(20);
 /// How often new ports are tried when another program was faster to take one.
 const PORT_ATTEMPTS: usize = 4;
 
-/// How long to wait for others that fell with a daemon before the one to blame is named.
+/// How long to wait for others that fell with a node before the one to blame is named.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// What the operating system says of a port that is not free.
@@ -43,7 +46,7 @@ const PORT_TAKEN: &str = "in use";
 /// The cluster's name, in all certificates.
 const CLUSTER: &str = "wordcount";
 
-/// A daemon that is up.
+/// A node that is up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
     /// Its name.
@@ -71,9 +74,9 @@ pub(crate) enum ClusterError {
         /// What came of it.
         source: io::Error,
     },
-    /// A daemon ended.
+    /// A node's process ended.
     #[error("{0}")]
-    Daemon(Box<Casualty>),
+    Died(Box<Casualty>),
     /// A daemon runs and lets nobody attach.
     #[error("the daemon of {node} is not ready after {} s: {last}", READY_TIMEOUT.as_secs())]
     NotReady {
@@ -81,6 +84,12 @@ pub(crate) enum ClusterError {
         node: String,
         /// What the last attempt came to.
         last: trunkline::Error,
+    },
+    /// A process runs, and the node in it does not listen.
+    #[error("the node process {node} is not ready after {} s", READY_TIMEOUT.as_secs())]
+    Silent {
+        /// Its node.
+        node: String,
     },
 }
 
@@ -90,25 +99,71 @@ impl ClusterError {
     }
 }
 
-/// Issues certificates and starts the daemons, and returns when processes can attach to all.
-pub(crate) async fn start(
-    names: &[String],
-    folder: &Path,
-    binaries: &Binaries,
-    children: &mut Children,
-    guard: &mut Guard,
-) -> Result<Vec<Node>, ClusterError> {
-    issue_certificates(names, folder, &binaries.certs).await?;
-    let mut attempt = 1;
-    loop {
-        let ports = free_ports(names.len()).map_err(ClusterError::io("find free UDP ports"))?;
-        match start_daemons(names, &ports, folder, &binaries.node, children, guard).await {
-            Err(ClusterError::Daemon(casualty)) if attempt < PORT_ATTEMPTS && casualty.said(PORT_TAKEN) => {
-                attempt += 1;
-                children.retire_daemons(READY_TIMEOUT).await;
+/// What nodes are started with.
+pub(crate) struct Launch<'a> {
+    /// Who takes part.
+    pub(crate) plan: &'a Plan,
+    /// Where the plan lies, and where the nodes' folders will.
+    pub(crate) folder: &'a Path,
+    /// The programs.
+    pub(crate) binaries: &'a Binaries,
+}
+
+impl Launch<'_> {
+    /// Issues certificates and starts the nodes, and returns when processes can attach to all, or embedded ones listen.
+    pub(crate) async fn start(&self, children: &mut Children, guard: &mut Guard) -> Result<Vec<Node>, ClusterError> {
+        let names = &self.plan.nodes;
+        issue_certificates(names, self.folder, &self.binaries.certs).await?;
+        let mut attempt = 1;
+        loop {
+            let ports = free_ports(names.len()).map_err(ClusterError::io("find free UDP ports"))?;
+            match self.start_nodes(&ports, children, guard).await {
+                Err(ClusterError::Died(casualty)) if attempt < PORT_ATTEMPTS && casualty.said(PORT_TAKEN) => {
+                    attempt += 1;
+                    children.clear(READY_TIMEOUT).await;
+                }
+                outcome => return outcome,
             }
-            outcome => return outcome,
         }
+    }
+
+    async fn start_nodes(
+        &self,
+        ports: &[u16],
+        children: &mut Children,
+        guard: &mut Guard,
+    ) -> Result<Vec<Node>, ClusterError> {
+        let Self { plan, folder, binaries } = *self;
+        let mut nodes = Vec::new();
+        for (index, name) in plan.nodes.iter().enumerate() {
+            let path = node_config(folder, name);
+            let text = config(index, &plan.nodes, ports);
+            fs::write(&path, text).map_err(ClusterError::io(format!("write {}", path.display())))?;
+            let (kind, label, program) = if plan.embedded {
+                (Kind::Node, format!("the node process {name}"), &binaries.wordcount)
+            } else {
+                (Kind::Daemon, format!("the daemon of {name}"), &binaries.node)
+            };
+            let mut command = Command::new(program);
+            if plan.embedded {
+                command.args(["node", "--index", &index.to_string(), "--plan"]).arg(folder);
+            } else {
+                command.args(["run", "--config"]).arg(&path);
+            }
+            let pid = children
+                .start(Slot { kind, index }, &label, name, command)
+                .map_err(ClusterError::io(format!("start {}", program.display())))?;
+            guard.watch(pid);
+            nodes.push(Node { id: name.clone(), pid });
+        }
+        if plan.embedded {
+            all_listen(&nodes, children).await?;
+        } else {
+            for node in &nodes {
+                ready(&node.id, &local_socket(folder, &node.id), children).await?;
+            }
+        }
+        Ok(nodes)
     }
 }
 
@@ -120,7 +175,7 @@ async fn issue_certificates(names: &[String], folder: &Path, certs: &Path) -> Re
     run_certs(init).await?;
     for name in names {
         let out = folder.join(name);
-        // The daemon's sockets will lie here too, and a folder that others could enter is none for them.
+        // The node's sockets will lie here too, and a folder that others could enter is none for them.
         DirBuilder::new().mode(0o700).create(&out).map_err(ClusterError::io(format!("make {}", out.display())))?;
         let mut issue = Command::new(certs);
         issue.args(["node", "issue", "--node", name, "--ca"]).arg(&ca).arg("--out").arg(&out);
@@ -141,32 +196,6 @@ async fn run_certs(mut command: Command) -> Result<(), ClusterError> {
     Err(ClusterError::Certs { command, said })
 }
 
-async fn start_daemons(
-    names: &[String],
-    ports: &[u16],
-    folder: &Path,
-    program: &Path,
-    children: &mut Children,
-    guard: &mut Guard,
-) -> Result<Vec<Node>, ClusterError> {
-    let mut nodes = Vec::new();
-    for (index, name) in names.iter().enumerate() {
-        let path = folder.join(name).join("node.toml");
-        fs::write(&path, config(index, names, ports)).map_err(ClusterError::io(format!("write {}", path.display())))?;
-        let mut command = Command::new(program);
-        command.args(["run", "--config"]).arg(&path);
-        let pid = children
-            .start(Slot { kind: Kind::Daemon, index }, &format!("the daemon of {name}"), name, command)
-            .map_err(ClusterError::io(format!("start {}", program.display())))?;
-        guard.watch(pid);
-        nodes.push(Node { id: name.clone(), pid });
-    }
-    for node in &nodes {
-        ready(&node.id, &local_socket(folder, &node.id), children).await?;
-    }
-    Ok(nodes)
-}
-
 /// Waits until a process can attach to the daemon; one that dies first is the error.
 async fn ready(node: &str, socket: &PathBuf, children: &mut Children) -> Result<(), ClusterError> {
     let deadline = Instant::now() + READY_TIMEOUT;
@@ -183,13 +212,34 @@ async fn ready(node: &str, socket: &PathBuf, children: &mut Children) -> Result<
             return Err(ClusterError::NotReady { node: node.to_owned(), last });
         }
         if let Ok(Some(Happening::Ended(ended))) = time::timeout(READY_PAUSE, children.next()).await {
-            let casualties = children.casualties(ended, SETTLE).await;
-            return Err(ClusterError::Daemon(Box::new(Casualty::of(casualties))));
+            return Err(died(ended, children).await);
         }
     }
 }
 
-/// The configuration of one node. Relative paths start at its folder.
+/// Waits until each process has told that the node in it listens; one that dies first is the error.
+async fn all_listen(nodes: &[Node], children: &mut Children) -> Result<(), ClusterError> {
+    let deadline = Instant::now() + READY_TIMEOUT;
+    let mut silent: BTreeSet<_> = (0..nodes.len()).collect();
+    while let Some(&first) = silent.first() {
+        match time::timeout_at(deadline, children.next()).await {
+            Ok(Some(Happening::Told(slot, Event::Ready))) => {
+                silent.remove(&slot.index);
+            }
+            // Nothing else is told before the word to open streams.
+            Ok(Some(Happening::Told(..))) => {}
+            Ok(Some(Happening::Ended(ended))) => return Err(died(ended, children).await),
+            Ok(None) | Err(_) => return Err(ClusterError::Silent { node: nodes[first].id.clone() }),
+        }
+    }
+    Ok(())
+}
+
+async fn died(ended: Ended, children: &mut Children) -> ClusterError {
+    ClusterError::Died(Box::new(Casualty::of(children.casualties(ended, SETTLE).await)))
+}
+
+/// The configuration of one node, the same for a daemon and for one that is embedded. Relative paths start at its folder.
 fn config(index: usize, names: &[String], ports: &[u16]) -> String {
     let mut text = format!(
         "listen = \"127.0.0.1:{}\"\n\n\
@@ -207,7 +257,7 @@ fn config(index: usize, names: &[String], ports: &[u16]) -> String {
     text
 }
 
-/// Different UDP ports that are free now. Another program may take one before a daemon does.
+/// Different UDP ports that are free now. Another program may take one before a node does.
 fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     let sockets: Vec<_> = (0..count).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<io::Result<_>>()?;
     sockets.iter().map(|socket| Ok(socket.local_addr()?.port())).collect()
@@ -215,8 +265,6 @@ fn free_ports(count: usize) -> io::Result<Vec<u16>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]

@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn plan(run: &str) -> Plan {
-        Plan { run: run.to_owned(), nodes: vec!["node-1".to_owned()], per_node: 2, jobs: 1 }
+        Plan { run: run.to_owned(), nodes: vec!["node-1".to_owned()], per_node: 2, jobs: 1, embedded: false }
     }
 
     #[test]

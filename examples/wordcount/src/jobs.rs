@@ -1,11 +1,6 @@
-//! The jobs: map and reduce processes are started, all streams open, the clock runs, and all end well or none counts.
+//! The jobs: mappers and reducers start, all streams open, the clock runs, and all end well or none counts.
 
-use std::{
-    io,
-    ops::{AddAssign, SubAssign},
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeSet, io, path::Path, time::Duration};
 
 use tokio::{
     process::Command,
@@ -16,11 +11,12 @@ use crate::{
     casualty::Casualty,
     children::{Children, Ended, Happening, Kind, Slot},
     cluster::Node,
-    events::{Event, Mapped, Reduced},
+    events::{Event, Mapped, Reduced, Sum},
     guard::Guard,
     observe::{self, NodeView, ObserveError},
-    plan::Plan,
+    plan::{Part, Plan},
     progress::Progress,
+    roles::Word,
 };
 
 /// How often sockets are counted while the jobs run.
@@ -39,9 +35,9 @@ pub(crate) struct Tally {
     pub(crate) mapped: Mapped,
     /// By all reducers.
     pub(crate) reduced: Reduced,
-    /// From the start of the first process until all streams were open.
+    /// From the start of the first mapper or reducer until all streams were open.
     pub(crate) opening: Duration,
-    /// From the word to begin until the last reducer was gone.
+    /// From the word to begin until the last process of a reducer was gone.
     pub(crate) counting: Duration,
     /// Each node as it was seen.
     pub(crate) nodes: Vec<NodeView>,
@@ -62,7 +58,7 @@ pub(crate) enum JobError {
         source: io::Error,
     },
     /// Nothing moves.
-    #[error("no map or reduce process has made progress for {} s; not yet done: {left}", STALL_TIMEOUT.as_secs())]
+    #[error("no mapper or reducer has made progress for {} s; processes not yet done: {left}", STALL_TIMEOUT.as_secs())]
     Stalled {
         /// Those that have not done their part.
         left: usize,
@@ -79,7 +75,7 @@ pub(crate) struct Stage<'a> {
     pub(crate) plan: &'a Plan,
     /// Where the plan lies.
     pub(crate) folder: &'a Path,
-    /// The daemons.
+    /// The nodes.
     pub(crate) nodes: &'a [Node],
     /// This program.
     pub(crate) program: &'a Path,
@@ -92,43 +88,45 @@ impl Stage<'_> {
     pub(crate) async fn run(&self, children: &mut Children, guard: &mut Guard) -> Result<Tally, JobError> {
         let start = Instant::now();
         self.progress.say("opening streams");
-        self.start(Kind::Reduce, children, guard)?;
-        self.start(Kind::Map, children, guard)?;
+        if self.plan.embedded {
+            children.say(Word::Open);
+        } else {
+            // Reducers first: then most consumers are bound before a stream is opened to them.
+            self.start(Part::Reduce, children, guard)?;
+            self.start(Part::Map, children, guard)?;
+        }
         self.wait_until_open(children).await?;
         let opening = start.elapsed();
         let mut nodes = observe::look(self.nodes, self.folder).await?;
         let start = Instant::now();
-        children.begin();
+        children.say(Word::Begin);
         let (mapped, reduced) = self.wait_until_done(children, &mut nodes).await?;
         Ok(Tally { mapped, reduced, opening, counting: start.elapsed(), nodes })
     }
 
     /// Starts all mappers, or all reducers, of all jobs.
-    fn start(&self, kind: Kind, children: &mut Children, guard: &mut Guard) -> Result<(), JobError> {
-        for job in 0..self.plan.jobs {
-            for index in 0..self.plan.width() {
-                let (role, name) = match kind {
-                    Kind::Map => ("map", Plan::mapper(index)),
-                    _ => ("reduce", Plan::reducer(index)),
-                };
-                let node = &self.plan.nodes[self.plan.node_of(index)];
-                let job_name = self.plan.job(job);
-                let label = format!("the {role} process {job_name}/{name} on {node}");
-                let mut command = Command::new(self.program);
-                command.args([role, "--job", &job.to_string(), "--index", &index.to_string(), "--plan"]);
-                command.arg(self.folder);
-                let slot = Slot { kind, index: job * self.plan.width() + index };
-                match children.start(slot, &label, &format!("{job_name}.{name}"), command) {
-                    Ok(pid) => guard.watch(pid),
-                    Err(source) => return Err(JobError::Start { label, source }),
-                }
+    fn start(&self, part: Part, children: &mut Children, guard: &mut Guard) -> Result<(), JobError> {
+        for (index, worker) in self.plan.workers(part).enumerate() {
+            let name = self.plan.name(worker);
+            let label = format!("the {part} process {name} on {}", self.plan.nodes[self.plan.node_of(worker.index)]);
+            let mut command = Command::new(self.program);
+            command.args([&part.to_string(), "--job", &worker.job.to_string(), "--index", &worker.index.to_string()]);
+            command.arg("--plan").arg(self.folder);
+            match children.start(Slot { kind: Kind::Worker(part), index }, &label, &name.replace('/', "."), command) {
+                Ok(pid) => guard.watch(pid),
+                Err(source) => return Err(JobError::Start { label, source }),
             }
         }
         Ok(())
     }
 
+    /// How many processes have mappers, and how many have reducers.
+    fn processes_of_a_part(&self) -> usize {
+        if self.plan.embedded { self.nodes.len() } else { self.plan.jobs * self.plan.width() }
+    }
+
     async fn wait_until_open(&self, children: &mut Children) -> Result<(), JobError> {
-        let all = self.plan.jobs * self.plan.width();
+        let all = self.processes_of_a_part();
         let mut open = 0;
         while open < all {
             match time::timeout(STALL_TIMEOUT, children.next()).await {
@@ -147,9 +145,11 @@ impl Stage<'_> {
         children: &mut Children,
         nodes: &mut [NodeView],
     ) -> Result<(Mapped, Reduced), JobError> {
-        let mut left = 2 * self.plan.jobs * self.plan.width();
-        let mut mapped = Sum::<Mapped>::new(left / 2);
-        let mut reduced = Sum::<Reduced>::new(left / 2);
+        let processes = self.processes_of_a_part();
+        let mut left = if self.plan.embedded { processes } else { 2 * processes };
+        let (mut mapped, mut reduced) = (Sum::<Mapped>::new(processes), Sum::<Reduced>::new(processes));
+        // Nodes that went with the process that they were embedded in.
+        let mut gone = BTreeSet::new();
         let mut looks = time::interval(LOOK_PAUSE);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_sign = Instant::now();
@@ -160,79 +160,38 @@ impl Stage<'_> {
                     match happening {
                         Some(Happening::Told(slot, Event::Mapped(now))) => mapped.set(slot.index, now),
                         Some(Happening::Told(slot, Event::Reduced(now))) => reduced.set(slot.index, now),
-                        Some(Happening::Told(_, Event::Opened)) => {}
-                        Some(Happening::Ended(ended)) if ended.well() && ended.slot.kind != Kind::Daemon => left -= 1,
+                        Some(Happening::Told(_, Event::Ready | Event::Opened)) => {}
+                        Some(Happening::Ended(ended)) if ended.well() && ended.slot.kind != Kind::Daemon => {
+                            left -= 1;
+                            if ended.slot.kind == Kind::Node {
+                                gone.insert(ended.slot.index);
+                            }
+                        }
                         Some(Happening::Ended(ended)) => return Err(died(ended, children).await),
                         None => return Err(JobError::Stalled { left }),
                     }
-                    self.progress.jobs(&mapped.total, &reduced.total);
+                    self.progress.jobs(&mapped.total(), &reduced.total());
                 }
                 _ = looks.tick() => {
                     if last_sign.elapsed() > STALL_TIMEOUT {
                         return Err(JobError::Stalled { left });
                     }
-                    // A daemon that is gone cannot be looked at; its end is about to be told, and says more.
-                    let _ = observe::look_again(self.nodes, nodes);
+                    // A process that is gone cannot be looked at; its end is about to be told, and says more.
+                    let _ = self.look_again(nodes, &gone);
                 }
             }
         }
-        observe::look_again(self.nodes, nodes)?;
-        Ok((mapped.total, reduced.total))
+        self.look_again(nodes, &gone)?;
+        Ok((mapped.total(), reduced.total()))
+    }
+
+    /// Counts the sockets of all nodes but those that are `gone`.
+    fn look_again(&self, views: &mut [NodeView], gone: &BTreeSet<usize>) -> Result<(), ObserveError> {
+        let seen = self.nodes.iter().zip(views).enumerate().filter(|(index, _)| !gone.contains(index));
+        observe::look_again(seen.map(|(_, seen)| seen))
     }
 }
 
 async fn died(ended: Ended, children: &mut Children) -> JobError {
     JobError::Died(Box::new(Casualty::of(children.casualties(ended, SETTLE).await)))
-}
-
-/// Counters of many processes, and their sum.
-struct Sum<T> {
-    each: Vec<T>,
-    total: T,
-}
-
-impl<T: Copy + Default + AddAssign + SubAssign> Sum<T> {
-    fn new(processes: usize) -> Self {
-        Self { each: vec![T::default(); processes], total: T::default() }
-    }
-
-    fn set(&mut self, process: usize, now: T) {
-        self.total += now;
-        self.total -= self.each[process];
-        self.each[process] = now;
-    }
-}
-
-/// Adds and subtracts counter by counter.
-macro_rules! counters {
-    ($name:ident { $($field:ident),+ }) => {
-        impl AddAssign for $name {
-            fn add_assign(&mut self, other: Self) {
-                $(self.$field += other.$field;)+
-            }
-        }
-        impl SubAssign for $name {
-            fn sub_assign(&mut self, other: Self) {
-                $(self.$field -= other.$field;)+
-            }
-        }
-    };
-}
-
-counters!(Mapped { files, bytes, messages, stream_bytes });
-counters!(Reduced { words, messages, stream_bytes });
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sum_follows_the_latest_of_each_process() {
-        let mut sum = Sum::<Reduced>::new(2);
-        let reduced = |words| Reduced { words, messages: 1, stream_bytes: words * 5 };
-        sum.set(0, reduced(10));
-        sum.set(1, reduced(7));
-        sum.set(0, reduced(25));
-        assert_eq!(sum.total, Reduced { words: 32, messages: 2, stream_bytes: 160 });
-    }
 }

@@ -26,7 +26,7 @@ use crate::{
     casualty::how,
     children::Children,
     cli::Options,
-    cluster::{self, ClusterError},
+    cluster::{ClusterError, Launch},
     corpus::{Corpus, CorpusError},
     count::{CountError, Counts, Difference},
     guard::Guard,
@@ -45,7 +45,7 @@ const FOLDER_BYTES_MAX: usize = 80;
 /// What the operating system says when a process has all the file descriptors that it may have.
 const TOO_MANY_FILES: &str = "Too many open files";
 
-/// How long the daemons may take to leave when all is done.
+/// How long daemons may take to leave when all is done.
 const RETIRE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why there is no count, or no good one.
@@ -147,7 +147,10 @@ async fn run(options: &Options) -> Result<Outcome, LaunchError> {
         let corpus = task::spawn_blocking(move || Corpus::list(&paths)).await.expect("listing does not panic")?;
         let size = [several(corpus.files.len() as u64, "file"), several(corpus.bytes, "byte")].join(", ");
         eprintln!("wordcount: corpus: {} ({size})", corpus.origin);
-        Ok::<_, LaunchError>((Arc::new(corpus), Binaries::find_or_build(options.bin_dir.as_deref()).await?))
+        Ok::<_, LaunchError>((
+            Arc::new(corpus),
+            Binaries::find_or_build(options.bin_dir.as_deref(), options.embedded).await?,
+        ))
     };
     let (corpus, binaries) = tokio::select! {
         prepared = prepare => prepared?,
@@ -178,12 +181,13 @@ async fn work(
         nodes: (1..=options.nodes).map(|number| format!("node-{number}")).collect(),
         per_node: options.per_node as usize,
         jobs: options.jobs as usize,
+        embedded: options.embedded,
     };
     plan.write(folder, &corpus.shares(plan.width()))
         .map_err(LaunchError::io(format!("write the plan into {}", folder.display())))?;
     let progress = Progress::new(corpus.bytes * plan.jobs as u64);
-    progress.say("starting daemons");
-    let nodes = cluster::start(&plan.nodes, folder, binaries, children, guard).await?;
+    progress.say("starting nodes");
+    let nodes = Launch { plan: &plan, folder, binaries }.start(children, guard).await?;
     let before_jobs = started.elapsed();
     let stage = Stage { plan: &plan, folder, nodes: &nodes, program: &binaries.wordcount, progress: &progress };
     let tally = stage.run(children, guard).await?;
@@ -202,6 +206,7 @@ async fn work(
         verified: wrong.is_empty(),
         jobs: plan.jobs,
         per_node: plan.per_node,
+        embedded: plan.embedded,
         streams: plan.streams(),
         messages: tally.mapped.messages,
         stream_bytes: tally.mapped.stream_bytes,
@@ -352,7 +357,7 @@ impl Signals {
     }
 }
 
-/// Every map or reduce process has two pipes to this one, and the usual soft limit of 1,024 is for programs that use
+/// Every process but a daemon has two pipes to this one, and the usual soft limit of 1,024 is for programs that use
 /// `select`. Where it stays low, [`remedy`] says so.
 fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);

@@ -7,8 +7,10 @@
 //!     └─ wordcount guard            clears up if the launcher is killed
 //! ```
 //!
+//! With `--embedded` there are no daemons: `wordcount node` × n is a node, and all mappers and reducers of it.
+//!
 //! The launcher opens no stream. Processes talk to it through pipes ([`events`]) and files ([`plan`]); words travel
-//! through the SDK and the daemons only.
+//! through the SDK and the nodes only.
 
 mod binaries;
 mod casualty;
@@ -33,12 +35,16 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Role};
+use crate::{
+    cli::{Cli, Role},
+    plan::Part,
+};
 
 fn main() -> ExitCode {
     match Cli::parse() {
-        Cli { role: Some(Role::Map(seat)), .. } => roles::map::main(&seat),
-        Cli { role: Some(Role::Reduce(seat)), .. } => roles::reduce::main(&seat),
+        Cli { role: Some(Role::Map(seat)), .. } => roles::worker::main(Part::Map, &seat),
+        Cli { role: Some(Role::Reduce(seat)), .. } => roles::worker::main(Part::Reduce, &seat),
+        Cli { role: Some(Role::Node(seat)), .. } => roles::node::main(&seat),
         Cli { role: Some(Role::Guard(watch)), .. } => guard::main(&watch),
         Cli { role: None, options } => launch::main(&options),
     }

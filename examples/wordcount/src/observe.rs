@@ -67,9 +67,9 @@ pub(crate) async fn look(nodes: &[Node], folder: &Path) -> Result<Vec<NodeView>,
     Ok(views)
 }
 
-/// Counts once more, and keeps the higher figures.
-pub(crate) fn look_again(nodes: &[Node], views: &mut [NodeView]) -> Result<(), ObserveError> {
-    for (node, view) in nodes.iter().zip(views) {
+/// Counts the sockets of nodes once more, and keeps the higher figures.
+pub(crate) fn look_again<'a>(seen: impl IntoIterator<Item = (&'a Node, &'a mut NodeView)>) -> Result<(), ObserveError> {
+    for (node, view) in seen {
         view.sockets = view.sockets.max(count(node)?);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What the launcher tells map and reduce processes, as files in the temporary folder, and where they put counts.
+//! What the launcher tells the processes that it starts, as files in the temporary folder, and where they put counts.
 //!
 //! ```text
 //!  plan.json          nodes, jobs, how many processes
@@ -8,7 +8,7 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fmt, fs, io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
@@ -16,6 +16,35 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::File;
+
+/// What a worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Reads files and sends their words.
+    Map,
+    /// Gathers words and counts them.
+    Reduce,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Map => "map",
+            Self::Reduce => "reduce",
+        })
+    }
+}
+
+/// One mapper or reducer of one job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Worker {
+    /// What it does.
+    pub(crate) part: Part,
+    /// Its job's number.
+    pub(crate) job: usize,
+    /// Its number among those of its part in its job, over all nodes.
+    pub(crate) index: usize,
+}
 
 /// Who takes part. Mappers and reducers are numbered over all nodes: a node's are next to each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +57,9 @@ pub(crate) struct Plan {
     pub(crate) per_node: usize,
     /// Counts at once.
     pub(crate) jobs: usize,
+    /// Whether each node is embedded in the one process of all its mappers and reducers. Otherwise it is a daemon, and
+    /// each of them is a process.
+    pub(crate) embedded: bool,
 }
 
 impl Plan {
@@ -39,6 +71,27 @@ impl Plan {
     /// Streams of all jobs: one from each mapper to each reducer of its job.
     pub(crate) fn streams(&self) -> usize {
         self.jobs * self.width() * self.width()
+    }
+
+    /// All workers of one part.
+    pub(crate) fn workers(&self, part: Part) -> impl Iterator<Item = Worker> {
+        let width = self.width();
+        (0..self.jobs).flat_map(move |job| (0..width).map(move |index| Worker { part, job, index }))
+    }
+
+    /// All workers on node number `node`, reducers first: their consumers are bound before anything is opened to them.
+    pub(crate) fn workers_on(&self, node: usize) -> impl Iterator<Item = Worker> {
+        let all = self.workers(Part::Reduce).chain(self.workers(Part::Map));
+        all.filter(move |worker| self.node_of(worker.index) == node)
+    }
+
+    /// What people call a worker: its job and its name.
+    pub(crate) fn name(&self, worker: Worker) -> String {
+        let name = match worker.part {
+            Part::Map => Self::mapper(worker.index),
+            Part::Reduce => Self::reducer(worker.index),
+        };
+        format!("{}/{name}", self.job(worker.job))
     }
 
     /// The name of job number `job`.
@@ -56,7 +109,7 @@ impl Plan {
         format!("reduce-{}", index + 1)
     }
 
-    /// The number of the node that process number `index` attaches to.
+    /// The number of the node that mapper or reducer number `index` belongs to.
     pub(crate) fn node_of(&self, index: usize) -> usize {
         index / self.per_node
     }
@@ -102,12 +155,17 @@ impl Plan {
     }
 }
 
+/// The configuration of `node`.
+pub(crate) fn node_config(folder: &Path, node: &str) -> PathBuf {
+    folder.join(node).join("node.toml")
+}
+
 /// Where the daemon of `node` listens for processes of this machine.
 pub(crate) fn local_socket(folder: &Path, node: &str) -> PathBuf {
     folder.join(node).join("local.sock")
 }
 
-/// Where the daemon of `node` listens for operators.
+/// Where `node` listens for operators, embedded or not.
 pub(crate) fn admin_socket(folder: &Path, node: &str) -> PathBuf {
     folder.join(node).join("admin.sock")
 }
@@ -122,6 +180,7 @@ mod tests {
             nodes: ["node-1", "node-2", "node-3"].map(str::to_owned).into(),
             per_node: 2,
             jobs: 1,
+            embedded: false,
         }
     }
 
@@ -132,6 +191,22 @@ mod tests {
         assert_eq!(plan.address(0, 0), "wordcount/reduce-1@node-1");
         assert_eq!(plan.address(0, 5), "wordcount/reduce-6@node-3");
         assert_eq!(Plan { jobs: 2, ..plan }.address(1, 2), "wordcount-2/reduce-3@node-2");
+    }
+
+    #[test]
+    fn the_workers_of_all_nodes_are_all_workers() {
+        let plan = Plan { jobs: 2, ..plan() };
+        let names = |workers: &[Worker]| workers.iter().map(|&worker| plan.name(worker)).collect::<Vec<_>>();
+        let second: Vec<_> = plan.workers_on(1).collect();
+        let expected =
+            ["1/reduce-3", "1/reduce-4", "2/reduce-3", "2/reduce-4", "1/map-3", "1/map-4", "2/map-3", "2/map-4"];
+        assert_eq!(names(&second), expected.map(|name| format!("wordcount-{name}")));
+        let mut on_nodes: Vec<_> = (0..3).flat_map(|node| plan.workers_on(node)).map(|w| plan.name(w)).collect();
+        let mut all: Vec<_> =
+            plan.workers(Part::Map).chain(plan.workers(Part::Reduce)).map(|worker| plan.name(worker)).collect();
+        on_nodes.sort();
+        all.sort();
+        assert_eq!(on_nodes, all);
     }
 
     #[test]

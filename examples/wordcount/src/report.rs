@@ -34,6 +34,8 @@ pub(crate) struct Summary {
     pub(crate) jobs: usize,
     /// Mappers, and reducers, on each node and in each job.
     pub(crate) per_node: usize,
+    /// Whether each node was embedded in the process of its mappers and reducers; otherwise it was a daemon.
+    pub(crate) embedded: bool,
     /// Streams, one for each mapper and reducer of a job.
     pub(crate) streams: usize,
     /// Messages sent.
@@ -42,7 +44,7 @@ pub(crate) struct Summary {
     pub(crate) stream_bytes: u64,
     /// 10^6 bytes of payload a second, while the clock ran.
     pub(crate) stream_mb_per_s: f64,
-    /// From the word to begin until the last reducer was gone.
+    /// From the word to begin until the last reducer was gone, and with it the node that it was embedded with, if any.
     pub(crate) seconds: f64,
     /// From the first certificate until all streams were open.
     pub(crate) setup_seconds: f64,
@@ -57,15 +59,15 @@ pub(crate) struct Summary {
 pub(crate) struct NodeSummary {
     /// Its name.
     pub(crate) id: String,
-    /// UDP sockets of the daemon, the highest count.
+    /// UDP sockets of the node's process, the highest count.
     pub(crate) udp_sockets: usize,
-    /// TCP sockets of the daemon, the highest count.
+    /// TCP sockets of the node's process, the highest count.
     pub(crate) tcp_sockets: usize,
     /// Trunks while all streams were open.
     pub(crate) trunks: usize,
     /// Streams that the node carried then, those between its own processes too.
     pub(crate) streams: usize,
-    /// File descriptors of the daemon, the highest count.
+    /// File descriptors of the node's process, the highest count.
     pub(crate) fds: usize,
     /// What its processes would have needed with a socket for each pair.
     pub(crate) sockets_per_pair: usize,
@@ -135,6 +137,7 @@ impl fmt::Display for Summary {
                     self.seconds, self.setup_seconds, self.check_seconds
                 ),
             ),
+            ("nodes", self.hosts()),
             (
                 "streams",
                 format!(
@@ -154,6 +157,17 @@ impl fmt::Display for Summary {
 }
 
 impl Summary {
+    /// What the nodes were.
+    fn hosts(&self) -> String {
+        let (nodes, workers) = (self.nodes.len() as u64, grouped((2 * self.per_node * self.jobs) as u64));
+        let each = if nodes == 1 { "it" } else { "each" };
+        if self.embedded {
+            format!("{}, in {each} a node and its {workers} mappers and reducers", several(nodes, "process"))
+        } else {
+            format!("{}, {workers} map and reduce processes attached to {each}", several(nodes, "daemon"))
+        }
+    }
+
     fn table(&self) -> String {
         let heads = ["node", "UDP sockets", "TCP sockets", "trunks", "streams", "open files", "sockets, one per pair"];
         let rows = self.nodes.iter().map(|node| {
@@ -176,9 +190,14 @@ impl Summary {
     }
 }
 
-/// `1 file`, `1,234 files`.
+/// `1 file`, `1,234 files`, `2 processes`.
 pub(crate) fn several(count: u64, thing: &str) -> String {
-    format!("{} {thing}{}", grouped(count), if count == 1 { "" } else { "s" })
+    let ending = match count {
+        1 => "",
+        _ if thing.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{} {thing}{ending}", grouped(count))
 }
 
 /// `1,234,567`.
@@ -205,7 +224,8 @@ mod tests {
     use crate::sockets::Sockets;
 
     fn summary() -> Summary {
-        let plan = Plan { run: "r".to_owned(), nodes: vec!["node-1".to_owned(); 3], per_node: 2, jobs: 2 };
+        let plan =
+            Plan { run: "r".to_owned(), nodes: vec!["node-1".to_owned(); 3], per_node: 2, jobs: 2, embedded: false };
         let sockets = Sockets { udp: 1, tcp: 0, fds: 17 };
         let view = NodeView { id: "node-1".to_owned(), sockets, trunks: 2, streams: 40 };
         Summary {
@@ -218,6 +238,7 @@ mod tests {
             verified: true,
             jobs: 2,
             per_node: 2,
+            embedded: false,
             streams: plan.streams(),
             messages: 4,
             stream_bytes: 5_000_000,
@@ -238,6 +259,13 @@ mod tests {
         let expected = "node    UDP sockets  TCP sockets  trunks  streams  open files  sockets, one per pair\n\
                         node-1            1            0       2       40          17                     48\n";
         assert!(text.ends_with(expected), "{text}");
+        assert!(text.contains("nodes    1 daemon, 8 map and reduce processes attached to it\n"), "{text}");
+        let node = NodeSummary { id: "node-2".to_owned(), ..summary().nodes.remove(0) };
+        let embedded = Summary { embedded: true, nodes: vec![node; 2], ..summary() }.to_string();
+        assert!(
+            embedded.contains("nodes    2 processes, in each a node and its 8 mappers and reducers\n"),
+            "{embedded}"
+        );
         assert!(Summary { verified: false, ..summary() }.to_string().contains("check    WRONG"));
     }
 
@@ -256,7 +284,7 @@ mod tests {
         let json = serde_json::to_value(summary()).unwrap();
         assert_eq!(json["top"][0], serde_json::json!(["the", 1000]));
         assert_eq!(json["nodes"][0]["udp_sockets"], 1);
-        for key in ["total_words", "distinct_words", "files", "bytes", "verified", "streams", "messages"] {
+        for key in ["total_words", "distinct_words", "files", "bytes", "verified", "embedded", "streams", "messages"] {
             assert!(json.get(key).is_some(), "{key}");
         }
         assert_eq!(json["stream_bytes"], 5_000_000);

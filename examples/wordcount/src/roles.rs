@@ -1,7 +1,13 @@
-//! What map and reduce processes have in common: they obey a launcher, leave with it, and say why they failed.
+//! What the processes of a count have in common: they obey a launcher, leave with it, and say why they failed.
+//!
+//! A process is one [`Worker`], attached to the daemon of its node ([`worker`]), or its node and all workers of it
+//! ([`node`]). Workers do the same in both, as tasks of the process ([`crew`]).
 
-pub(crate) mod map;
-pub(crate) mod reduce;
+mod crew;
+mod map;
+pub(crate) mod node;
+mod reduce;
+pub(crate) mod worker;
 
 use std::{
     io::{self, BufRead},
@@ -10,7 +16,7 @@ use std::{
     thread,
 };
 
-use tokio::{runtime, sync::oneshot};
+use tokio::{runtime, sync::watch};
 use trunkline::{Code, LostProducer};
 
 /// The exit status of a process that failed only because another one, or its node, was lost.
@@ -19,12 +25,47 @@ pub(crate) const EXIT_LOST: u8 = 3;
 /// The exit status of a process whose launcher is gone. Nobody is left to see it.
 const EXIT_ORPHANED: i32 = 4;
 
-/// The line on standard input that lets mappers begin.
-pub(crate) const BEGIN: &[u8] = b"begin\n";
+/// What the launcher says on standard input, a word a line. Each allows what the ones before it do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Word {
+    /// Nothing yet: it is not written.
+    Wait,
+    /// To a process with an embedded node: all nodes listen, and streams may be opened.
+    Open,
+    /// To mappers: all streams are open, and words may be sent.
+    Begin,
+}
 
-/// Why a map or reduce process failed.
+impl Word {
+    /// What is written for it, with the line feed.
+    pub(crate) fn line(self) -> &'static str {
+        match self {
+            Self::Wait => "",
+            Self::Open => "open\n",
+            Self::Begin => "begin\n",
+        }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        [Self::Open, Self::Begin].into_iter().find(|word| word.line().trim_end() == line)
+    }
+}
+
+/// The latest word of the launcher.
+#[derive(Debug, Clone)]
+struct Words(watch::Receiver<Word>);
+
+impl Words {
+    /// Waits until `word` is said.
+    async fn wait_for(&mut self, word: Word) {
+        // An error means that the launcher is gone, and then this process is about to be.
+        let _ = self.0.wait_for(|said| *said >= word).await;
+    }
+}
+
+/// Why a process failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RoleError {
+enum RoleError {
     /// What the SDK said.
     #[error(transparent)]
     Trunkline(#[from] trunkline::Error),
@@ -53,6 +94,17 @@ pub(crate) enum RoleError {
         /// What came of it.
         source: io::Error,
     },
+    /// The configuration of an embedded node.
+    #[error(transparent)]
+    Config(#[from] trunkline::node::ConfigError),
+    /// One of several workers.
+    #[error("{name}: {error}")]
+    Worker {
+        /// Which.
+        name: String,
+        /// Why.
+        error: Box<RoleError>,
+    },
 }
 
 impl RoleError {
@@ -61,11 +113,17 @@ impl RoleError {
         move |source| Self::Launcher { what, source }
     }
 
+    /// For `map_err`, where something is told.
+    fn untold(source: io::Error) -> Self {
+        Self::Launcher { what: "cannot tell the launcher", source }
+    }
+
     /// Whether somebody else's end was the cause, so that the launcher can name the one that died first.
     fn exit_status(&self) -> u8 {
         let code = match self {
             Self::Trunkline(error) => error.code(),
             Self::Lost(lost) => Some(lost.code),
+            Self::Worker { error, .. } => return error.exit_status(),
             _ => None,
         };
         match code {
@@ -85,14 +143,14 @@ impl RoleError {
     }
 }
 
-/// Runs `role` to its end. It is given what resolves when the launcher says [`BEGIN`].
-fn serve<F: Future<Output = Result<(), RoleError>>>(role: impl FnOnce(oneshot::Receiver<()>) -> F) -> ExitCode {
-    let begin = watch_launcher();
+/// Runs `role` to its end, with what the launcher says.
+fn serve<F: Future<Output = Result<(), RoleError>>>(role: impl FnOnce(Words) -> F) -> ExitCode {
+    let words = listen_to_launcher();
     let outcome = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(RoleError::launcher("cannot start the runtime"))
-        .and_then(|runtime| runtime.block_on(role(begin)));
+        .and_then(|runtime| runtime.block_on(role(words)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -104,21 +162,42 @@ fn serve<F: Future<Output = Result<(), RoleError>>>(role: impl FnOnce(oneshot::R
 
 /// Reads standard input on a thread of its own. The launcher never closes it while it lives; when it is closed, the
 /// launcher is gone, and so is this process.
-fn watch_launcher() -> oneshot::Receiver<()> {
-    let (told, begin) = oneshot::channel();
+fn listen_to_launcher() -> Words {
+    let (said, words) = watch::channel(Word::Wait);
     thread::spawn(move || {
-        let mut told = Some(told);
         for line in io::stdin().lock().lines() {
-            match line {
-                Ok(line) if line.as_bytes() == BEGIN.trim_ascii_end() => {
-                    // The role may have ended meanwhile, and needs no telling.
-                    told.take().map(|told| told.send(()));
+            match line.as_deref().map(Word::parse) {
+                Ok(Some(word)) => {
+                    said.send_replace(word);
                 }
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(_) => break,
             }
         }
         process::exit(EXIT_ORPHANED);
     });
-    begin
+    Words(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_reads_as_it_is_written_and_allows_what_earlier_ones_do() {
+        for word in [Word::Open, Word::Begin] {
+            assert_eq!(Word::parse(word.line().trim_end()), Some(word));
+        }
+        assert_eq!(Word::parse("stop"), None);
+        assert_eq!(Word::parse(""), None);
+        assert!(Word::Wait < Word::Open && Word::Open < Word::Begin);
+    }
+
+    #[test]
+    fn one_of_several_workers_is_named_and_fails_for_its_own_reason() {
+        let unreadable = || RoleError::Unreadable { path: "x".into(), source: io::ErrorKind::NotFound.into() };
+        let named = |error| RoleError::Worker { name: "wordcount/map-1".to_owned(), error: Box::new(error) };
+        assert!(named(unreadable()).to_string().starts_with("wordcount/map-1: cannot read x: "));
+        assert_eq!(named(unreadable()).exit_status(), 1);
+    }
 }

@@ -1,56 +1,39 @@
 //! A reducer: gathers from every mapper of its job, counts, and writes what it counted.
 
-use std::process::ExitCode;
+use trunkline::{Expected, Gather, Gathered};
 
-use trunkline::{Attachment, Expected, Gather, Gathered};
-
-use super::{RoleError, serve};
+use super::{RoleError, crew::Shared};
 use crate::{
-    cli::Seat,
     count::Counts,
-    events::{Event, Reduced, Teller},
-    plan::{Plan, local_socket},
+    events::{Reduced, Teller},
+    plan::{Plan, Worker},
     words::unpack,
 };
 
-/// The process `wordcount reduce`.
-pub(crate) fn main(seat: &Seat) -> ExitCode {
-    serve(|_| run(seat))
-}
-
-async fn run(seat: &Seat) -> Result<(), RoleError> {
-    let plan = Plan::read(&seat.plan).map_err(RoleError::launcher("cannot read the plan"))?;
-    let socket = local_socket(&seat.plan, &plan.nodes[plan.node_of(seat.index)]);
-    let attachment = Attachment::builder().software("wordcount reduce").connect(socket).await?;
-    let job = attachment.job(plan.job(seat.job), plan.run.as_str())?;
-    let mappers = Expected::names((0..plan.width()).map(Plan::mapper))?;
-    let consumer = job.consumer(Plan::reducer(seat.index))?.bind().await?;
-    let mut teller = Teller::new();
-    let (counts, reduced) = gather_all(consumer.gather(mappers), &mut teller).await?;
-    counts
-        .write(&plan.counts_path(&seat.plan, seat.job, seat.index))
-        .map_err(RoleError::launcher("cannot write the counts"))?;
-    attachment.close().await?;
-    teller.tell(Event::Reduced(reduced)).map_err(RoleError::launcher("cannot tell the launcher"))
+/// Does the part of reducer `worker`.
+pub(super) async fn run(shared: Shared, worker: Worker) -> Result<(), RoleError> {
+    let mappers = Expected::names((0..shared.plan.width()).map(Plan::mapper))?;
+    let consumer = shared.job(worker)?.consumer(Plan::reducer(worker.index))?.bind().await?;
+    let counts = gather_all(consumer.gather(mappers), &shared.teller).await?;
+    counts.write(&shared.counts_path(worker)).map_err(RoleError::launcher("cannot write the counts"))
 }
 
 /// Counts every word of every mapper, in whatever order their messages come. A mapper that is lost is an error: a
 /// count without it would be wrong.
-async fn gather_all(mut gather: Gather, teller: &mut Teller) -> Result<(Counts, Reduced), RoleError> {
-    let (mut counts, mut reduced) = (Counts::default(), Reduced::default());
+async fn gather_all(mut gather: Gather, teller: &Teller) -> Result<Counts, RoleError> {
+    let mut counts = Counts::default();
     while let Some(gathered) = gather.next().await {
         let (producer, message) = match gathered? {
             Gathered::Message { producer, message } => (producer, message),
             Gathered::Lost(lost) => return Err(RoleError::Lost(lost)),
         };
         let words = unpack(&message).ok_or_else(|| RoleError::Malformed(producer.name.to_string()))?;
+        let mut more = Reduced { messages: 1, stream_bytes: message.len() as u64, ..Reduced::default() };
         for word in words {
             counts.add(word, 1);
-            reduced.words += 1;
+            more.words += 1;
         }
-        reduced.messages += 1;
-        reduced.stream_bytes += message.len() as u64;
-        teller.tell_now_and_then(Event::Reduced(reduced)).map_err(RoleError::launcher("cannot tell the launcher"))?;
+        teller.reduced(more).map_err(RoleError::untold)?;
     }
-    Ok((counts, reduced))
+    Ok(counts)
 }

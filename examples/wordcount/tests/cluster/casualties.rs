@@ -10,11 +10,11 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::place::{PATIENCE, Place, Running, runs, said, signal};
+use crate::place::{Nodes, PATIENCE, Place, Running, runs, said, signal};
 
 /// Kills one of the processes of `role`.
 fn a_killed_one_is_named(role: &str) {
-    let run = Running::start();
+    let run = Running::start(Nodes::Daemons);
     let all = run.all_running();
     let victim = run.children(role, 4)[1];
     signal(victim, Signal::KILL);
@@ -38,23 +38,34 @@ fn a_killed_reducer_is_named_and_nothing_is_left() {
     a_killed_one_is_named("reduce");
 }
 
-#[test]
-fn a_killed_daemon_is_named_with_its_log_and_nothing_is_left() {
-    let run = Running::start();
+/// Kills the process of a node while words are counted.
+fn a_killed_node_is_named(nodes: Nodes, label: &str) {
+    let run = Running::start(nodes);
+    let victim = run.counting()[0];
     let all = run.all_running();
-    let daemon = run.children("run", 2)[0];
-    signal(daemon, Signal::KILL);
+    signal(victim, Signal::KILL);
     let (output, place) = run.end();
     let text = said(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    // `error: the daemon of NODE (pid N) was killed …; the end of its log:`, and then lines of that node's log.
-    let named = format!(" (pid {daemon}) was killed by signal 9 (SIGKILL); the end of its log:\n");
+    // `error: LABEL NODE (pid N) was killed …; the end of its log:`, and then lines of that node's log.
+    let named = format!(" (pid {victim}) was killed by signal 9 (SIGKILL); the end of its log:\n");
     let (before, log) = text.split_once(&named).unwrap_or_else(|| panic!("{text}"));
-    let (_, node) = before.split_once("error: the daemon of ").unwrap_or_else(|| panic!("{text}"));
+    let (_, node) = before.split_once(&format!("error: {label} ")).unwrap_or_else(|| panic!("{text}"));
     let told = |line: &str| line.contains(&format!("{node} of cluster wordcount listens on UDP 127.0.0.1:"));
     assert!(log.lines().take_while(|line| line.starts_with("    ")).any(told), "{text}");
+    assert!(output.stdout.is_empty());
     assert!(!all.into_iter().any(runs), "{text}");
     place.assert_empty();
+}
+
+#[test]
+fn a_killed_daemon_is_named_with_its_log_and_nothing_is_left() {
+    a_killed_node_is_named(Nodes::Daemons, "the daemon of");
+}
+
+#[test]
+fn a_killed_node_process_is_named_with_its_log_and_nothing_is_left() {
+    a_killed_node_is_named(Nodes::Embedded, "the node process");
 }
 
 #[test]
@@ -74,44 +85,54 @@ fn a_limit_of_open_files_that_is_too_low_is_said_to_be_raised() {
 
 #[test]
 fn an_interrupted_count_leaves_nothing() {
-    for (number, sent, status) in [(2, Signal::INT, 130), (15, Signal::TERM, 143)] {
-        let run = Running::start();
-        let all = run.all_running();
-        signal(run.process.id().cast_signed(), sent);
-        let (output, place) = run.end();
-        let text = said(&output);
-        assert_eq!(output.status.code(), Some(status), "signal {number}: {text}");
-        assert!(text.contains("error: stopped by SIG"), "{text}");
-        assert!(!all.into_iter().any(runs), "{text}");
-        place.assert_empty();
+    for nodes in Nodes::BOTH {
+        for (number, sent, status) in [(2, Signal::INT, 130), (15, Signal::TERM, 143)] {
+            let run = Running::start(nodes);
+            let all = run.all_running();
+            signal(run.process.id().cast_signed(), sent);
+            let (output, place) = run.end();
+            let text = said(&output);
+            assert_eq!(output.status.code(), Some(status), "{nodes:?}, signal {number}: {text}");
+            assert!(text.contains("error: stopped by SIG"), "{text}");
+            assert!(!all.into_iter().any(runs), "{text}");
+            place.assert_empty();
+        }
     }
 }
 
 #[test]
 fn a_killed_launcher_leaves_nothing_for_long() {
-    let run = Running::start();
-    let all = run.all_running();
-    signal(run.process.id().cast_signed(), Signal::KILL);
-    let start = Instant::now();
-    let (output, place) = run.end();
-    assert_eq!(output.status.signal(), Some(9));
-    while all.iter().copied().any(runs) {
-        assert!(start.elapsed() < PATIENCE, "processes outlive their launcher");
-        thread::sleep(Duration::from_millis(10));
+    for nodes in Nodes::BOTH {
+        let run = Running::start(nodes);
+        let all = run.all_running();
+        signal(run.process.id().cast_signed(), Signal::KILL);
+        let start = Instant::now();
+        let (output, place) = run.end();
+        assert_eq!(output.status.signal(), Some(9));
+        while all.iter().copied().any(runs) {
+            assert!(start.elapsed() < PATIENCE, "{nodes:?}: processes outlive their launcher");
+            thread::sleep(Duration::from_millis(10));
+        }
+        place.assert_empty();
     }
-    place.assert_empty();
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_named() {
+fn a_file_that_cannot_be_read_is_named_and_so_is_the_mapper() {
     // To the file system it is a regular file, and reading it at 0 is an error whoever asks.
     let (place, file) = (Place::new(), Path::new("/proc/self/mem"));
-    let output = place.command(&["--nodes", "2", "--per-node", "1"], &[file]).output().unwrap();
-    let text = said(&output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("error: the map process wordcount/map-"), "{text}");
-    assert!(text.contains("cannot read /proc/self/mem: "), "{text}");
-    place.assert_empty();
+    for (nodes, process, of_its_log) in [
+        (Nodes::Daemons, "the map process wordcount/map-", "error: cannot read /proc/self/mem: "),
+        (Nodes::Embedded, "the node process node-", "error: wordcount/map-"),
+    ] {
+        let mut command = place.command(&["--nodes", "2", "--per-node", "1"], &[file]);
+        let output = command.args(nodes.options()).output().unwrap();
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(&format!("error: {process}")), "{text}");
+        assert!(text.contains(of_its_log) && text.contains("cannot read /proc/self/mem: "), "{text}");
+        place.assert_empty();
+    }
 }
 
 #[test]

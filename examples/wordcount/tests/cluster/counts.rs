@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use walkdir::WalkDir;
 
-use crate::place::{Place, said, signal};
+use crate::place::{Nodes, Place, said, signal};
 
 /// Copies what this checkout holds, but neither what was built nor git's own: others may be editing.
 fn copy_of_this_checkout() -> TempDir {
@@ -86,16 +86,16 @@ fn count_with_other_tools(folders: &[&Path]) -> Vec<(String, u64)> {
     counts
 }
 
-#[test]
-fn counts_equal_those_of_other_tools_and_every_node_has_one_udp_socket() {
+/// Counts this checkout in clusters of several shapes.
+fn counts_equal_those_of_other_tools(kind: Nodes) {
     let corpus = copy_of_this_checkout();
     let expected = count_with_other_tools(&[corpus.path()]);
     let place = Place::new();
     for (nodes, per_node, jobs) in [(1, 2, 1), (3, 2, 1), (2, 3, 3)] {
         let numbers = [nodes, per_node, jobs].map(|number: usize| number.to_string());
         let options = ["--nodes", &numbers[0], "--per-node", &numbers[1], "--jobs", &numbers[2]];
-        let json = place.json(&options, &[corpus.path()]);
-        assert_eq!(json["verified"], true);
+        let json = place.json(&[&options, kind.options()].concat(), &[corpus.path()]);
+        assert_eq!((&json["verified"], &json["embedded"]), (&true.into(), &(kind == Nodes::Embedded).into()));
         assert_eq!(json["distinct_words"], expected.len());
         assert_eq!(json["total_words"], expected.iter().map(|(_, count)| count).sum::<u64>());
         assert_eq!(json["top"], serde_json::to_value(&expected[..20]).unwrap());
@@ -110,6 +110,16 @@ fn counts_equal_those_of_other_tools_and_every_node_has_one_udp_socket() {
             assert_eq!(node["trunks"], nodes - 1, "{options:?}: {node}");
         }
     }
+}
+
+#[test]
+fn counts_equal_those_of_other_tools_and_every_node_has_one_udp_socket() {
+    counts_equal_those_of_other_tools(Nodes::Daemons);
+}
+
+#[test]
+fn counts_of_embedded_nodes_equal_those_of_other_tools_and_every_node_has_one_udp_socket() {
+    counts_equal_those_of_other_tools(Nodes::Embedded);
 }
 
 #[test]

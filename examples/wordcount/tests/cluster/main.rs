@@ -1,9 +1,10 @@
-//! The whole program, with real daemons: what it counts, what it says when something dies, what it leaves behind.
+//! The whole program, with real nodes: what it counts, what it says when something dies, what it leaves behind.
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do fails it")]
 
 mod casualties;
 mod counts;
+mod embedded;
 mod output;
 mod place;
 mod programs;

@@ -69,23 +69,59 @@ impl Place {
     }
 }
 
+/// What nodes are in a run: daemons, or embedded in processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nodes {
+    Daemons,
+    Embedded,
+}
+
+impl Nodes {
+    pub(crate) const BOTH: [Self; 2] = [Self::Daemons, Self::Embedded];
+
+    /// What the command line says for them.
+    pub(crate) fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Daemons => &[],
+            Self::Embedded => &["--embedded"],
+        }
+    }
+
+    /// The first argument of the processes that nodes are.
+    fn role(self) -> &'static str {
+        match self {
+            Self::Daemons => "run",
+            Self::Embedded => "node",
+        }
+    }
+
+    /// The first arguments of all processes of a [`Running`], and how many there are of each.
+    fn roles(self) -> &'static [(&'static str, usize)] {
+        match self {
+            Self::Daemons => &[("map", 4), ("reduce", 4), ("run", 2), ("guard", 1)],
+            Self::Embedded => &[("node", 2), ("guard", 1)],
+        }
+    }
+}
+
 /// A run that lasts until something is done to it.
 pub(crate) struct Running {
     pub(crate) process: Child,
+    nodes: Nodes,
     place: Place,
-    _corpus: TempDir,
+    corpus: TempDir,
 }
 
 impl Running {
-    /// Starts a count that takes long: files without words, which take no space, and one with some.
-    pub(crate) fn start() -> Self {
+    /// Starts a count that takes long, with two nodes: files without words, which take no space, and one with some.
+    pub(crate) fn start(nodes: Nodes) -> Self {
         let (place, corpus) = (Place::new(), tempfile::tempdir().unwrap());
         for name in ["a", "b", "c", "d"] {
             fs::File::create(corpus.path().join(name)).unwrap().set_len(1 << 36).unwrap();
         }
         fs::write(corpus.path().join("words"), "some words, and some more").unwrap();
-        let process = place.command(&["--nodes", "2"], &[corpus.path()]).spawn().unwrap();
-        Self { process, place, _corpus: corpus }
+        let process = place.command(&["--nodes", "2"], &[corpus.path()]).args(nodes.options()).spawn().unwrap();
+        Self { process, nodes, place, corpus }
     }
 
     /// Waits until there are `count` children whose first argument is `role`; gives their process numbers.
@@ -107,10 +143,28 @@ impl Running {
 
     /// Waits until all processes run; gives all their numbers.
     pub(crate) fn all_running(&self) -> Vec<i32> {
-        for (role, count) in [("map", 4), ("reduce", 4), ("run", 2), ("guard", 1)] {
+        for &(role, count) in self.nodes.roles() {
             self.children(role, count);
         }
         children_of(self.process.id()).into_keys().collect()
+    }
+
+    /// Waits until words are counted, which is when all processes run and all streams are open; gives the numbers of the
+    /// processes that nodes are.
+    pub(crate) fn counting(&self) -> Vec<i32> {
+        let all = self.all_running();
+        let start = Instant::now();
+        // Mappers open no file before they are told to begin.
+        while !all.iter().any(|&pid| files_of(pid).iter().any(|file| file.starts_with(self.corpus.path()))) {
+            assert!(start.elapsed() < PATIENCE, "nothing is read after {PATIENCE:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.children(self.nodes.role(), 2)
+    }
+
+    /// The folder in which everything lies.
+    pub(crate) fn folder(&self) -> PathBuf {
+        fs::read_dir(self.place.temp.path()).unwrap().next().unwrap().unwrap().path()
     }
 
     pub(crate) fn end(self) -> (Output, Place) {
@@ -135,6 +189,12 @@ fn children_of(pid: u32) -> BTreeMap<i32, Vec<String>> {
 fn arguments_of(pid: i32) -> Vec<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// What the file descriptors of `pid` are; none when it is gone.
+fn files_of(pid: i32) -> Vec<PathBuf> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
 }
 
 /// Whether `pid` is, still, one of this program's processes; a zombie has no arguments.

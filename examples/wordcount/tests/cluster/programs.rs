@@ -75,6 +75,24 @@ fn cargo_builds_the_programs_first_and_leaves_those_that_are_fresh() {
 }
 
 #[test]
+fn a_count_with_embedded_nodes_builds_no_daemon() {
+    let (place, target) = (Place::new(), Target::new());
+    target.cargo_does(&format!("cp {}/trunkline-certs {}", PROGRAMS.display(), target.bin.display()));
+    let output = target.count(&place, &["--embedded"]);
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("asked: build --locked --package=trunkline-certs --profile=release "), "{text}");
+    assert!(text.contains("wordcount: building trunkline-certs into "), "{text}");
+    assert!(!target.bin.join("trunkline-node").exists());
+    // Daemons have to be there where they are wanted.
+    let output = target.count(&place, &[]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("built trunkline-certs and trunkline-node, but not in "), "{text}");
+    place.assert_empty();
+}
+
+#[test]
 fn programs_that_do_not_build_count_nothing_though_older_ones_are_there() {
     let (place, target) = (Place::new(), Target::new());
     assert!(target.count(&place, &[]).status.success());
