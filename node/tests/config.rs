@@ -363,7 +363,7 @@ const NUMBERS: [(&str, Set); 16] = [
     ("trunk.mtu_max", |config, number| config.trunk.mtu_max = number.try_into().unwrap()),
     ("trunk.socket_buffer_bytes", |config, number| config.trunk.socket_buffer_bytes = number.try_into().unwrap()),
     ("trunk.reconnect_backoff_max_ms", |config, number| {
-        config.trunk.reconnect_backoff_max = Duration::from_millis(number)
+        config.trunk.reconnect_backoff_max = Duration::from_millis(number);
     }),
     ("trunk.streams_initial", |config, number| config.trunk.streams_initial = number.try_into().unwrap()),
 ];

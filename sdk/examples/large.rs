@@ -2,10 +2,8 @@
 //! another, from a pool for long messages.
 //!
 //! ```text
-//! cargo run --example large -- /run/trunkline/local.sock
+//! TRUNKLINE_SOCKET=/run/trunkline/local.sock cargo run --example large
 //! ```
-
-use std::env;
 
 use trunkline::{Attachment, Bytes, Error, ErrorKind, Expected, Gathered};
 
@@ -13,15 +11,9 @@ const MIB: usize = 1 << 20;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let socket = env::args().nth(1).or_else(|| env::var("TRUNKLINE_SOCKET").ok());
-    let Some(socket) = socket else {
-        eprintln!("usage: large SOCKET (or set TRUNKLINE_SOCKET)");
-        std::process::exit(2);
-    };
-
     // All streams together may hold 1 MiB here, and one message at a time up to 16 MiB beside it.
     let attachment =
-        Attachment::builder().receive_budget_bytes(MIB as u64).message_bytes_max(16 * MIB).connect(socket).await?;
+        Attachment::builder().receive_budget_bytes(MIB as u64).message_bytes_max(16 * MIB).connect_local().await?;
     let job = attachment.job("large", "1")?;
     let consumer = job.consumer("archive")?.bind().await?;
     let address = consumer.address();

@@ -2,10 +2,8 @@
 //! the same at the end.
 //!
 //! ```text
-//! cargo run --example scatter -- /run/trunkline/local.sock
+//! TRUNKLINE_SOCKET=/run/trunkline/local.sock cargo run --example scatter
 //! ```
-
-use std::env;
 
 use trunkline::{Attachment, ConsumerAddress, Error, Receiver};
 
@@ -14,13 +12,7 @@ const TASKS: usize = 7;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let socket = env::args().nth(1).or_else(|| env::var("TRUNKLINE_SOCKET").ok());
-    let Some(socket) = socket else {
-        eprintln!("usage: scatter SOCKET (or set TRUNKLINE_SOCKET)");
-        std::process::exit(2);
-    };
-
-    let attachment = Attachment::connect(socket).await?;
+    let attachment = Attachment::connect_local().await?;
     let job = attachment.job("scatter", "1")?;
 
     // On a cluster these are processes of their own, on all nodes.

@@ -164,6 +164,7 @@ impl Sender {
     /// # Errors
     /// [`Full`](crate::ErrorKind::Full), which says whether the consumer's credit or the process's send budget is used
     /// up: the stream is unchanged, the message was not taken. Otherwise as [`Sender::send`].
+    #[expect(clippy::needless_pass_by_value, reason = "a message is given, as to `send`")]
     pub fn try_send(&mut self, message: Bytes) -> Result<(), Error> {
         self.check(message.len())?;
         self.cell.try_send(self.shared(), &message).map_err(|why| self.refused(why))

@@ -63,6 +63,7 @@ impl Permit<'_> {
     /// # Errors
     /// [`MessageTooLarge`](crate::ErrorKind::MessageTooLarge) when it is longer than was reserved: the stream is
     /// unchanged, and the room is given back. Otherwise the stream has ended meanwhile, as [`Sender::send`] says.
+    #[expect(clippy::needless_pass_by_value, reason = "a message is given, as to `send`")]
     pub fn send(mut self, message: Bytes) -> Result<(), Error> {
         if message.len() > self.length {
             return Err(Error::longer_than_reserved(self.sender.subject(), message.len(), self.length));

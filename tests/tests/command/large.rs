@@ -75,7 +75,8 @@ async fn two_gibibytes_come_out_as_they_went_in_and_memory_stays_below_its_formu
             length += read;
         }
         let (sent, received) = join!(ends(send, b""), ends(recv, b""));
-        (sent.with(0, ""), received.with(0, ""));
+        sent.with(0, "");
+        received.with(0, "");
         assert_eq!(length, FILE_BYTES);
         assert_eq!(came_out.finish().as_ref(), went_in.finish().as_ref());
 

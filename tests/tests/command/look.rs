@@ -87,7 +87,9 @@ async fn status_and_streams_show_a_live_stream() {
             assert_eq!(json["streams"].as_array().unwrap().len(), count, "{filter:?}: {json}");
         }
         let (sent, second, received) = join!(ends(send, b""), run(trunkline(b, ["send", TO]), b""), ends(recv, b""));
-        (sent.with(0, ""), second.with(0, ""), received.with(0, ""));
+        sent.with(0, "");
+        second.with(0, "");
+        received.with(0, "");
         cluster.carries_nothing().await;
         assert_eq!(say(a, &["streams"]).await.lines().count(), 1, "only the header is left");
         let mut full = trunkline(a, ["status"]);
@@ -136,7 +138,8 @@ async fn progress_is_shown_on_a_terminal_with_the_percentage_of_a_file() {
                 String::from_utf8_lossy(&shown).into_owned()
             });
             let (sent, received) = join!(ends(child, b""), run(recv, b""));
-            (sent.with(0, ""), received.with(0, ""));
+            sent.with(0, "");
+            received.with(0, "");
             let shown = shown.join().unwrap();
             assert_eq!(shown.contains(" of 3.00 MiB ("), !quiet, "{shown:?}");
             assert_eq!(shown.is_empty(), quiet, "{shown:?}");
