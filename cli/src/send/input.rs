@@ -111,8 +111,7 @@ impl Input {
     pub(crate) fn start(source: Source, framing: Framing) -> Result<Self, Failure> {
         let (give, batches) = mpsc::channel(BATCHES_MAX);
         let read = move || {
-            let mut cutter = Cutter::new(source.file, source.name, framing, LINE_BYTES_MAX);
-            while let Some(batch) = cutter.next() {
+            for batch in Cutter::new(source.file, source.name, framing, LINE_BYTES_MAX) {
                 // Nobody takes more after an error, or once the stream has ended.
                 if give.blocking_send(batch).is_err() {
                     break;

@@ -261,9 +261,10 @@ mod tests {
     fn streams_are_open_when_the_last_mapper_of_the_process_says_so() {
         let page = Page::default();
         let teller = Teller::new(2, page.clone());
+        let of_another = teller.clone();
         teller.opened().unwrap();
         assert_eq!(page.events(), []);
-        teller.clone().opened().unwrap();
+        of_another.opened().unwrap();
         assert_eq!(page.events(), [Event::Opened]);
     }
 
@@ -272,8 +273,9 @@ mod tests {
         let page = Page::default();
         let teller = Teller::new(2, page.clone());
         let mapped = |files| Mapped { files, bytes: 10 * files, messages: 1, stream_bytes: files };
+        let of_another = teller.clone();
         teller.mapped(mapped(2)).unwrap();
-        teller.clone().mapped(mapped(3)).unwrap();
+        of_another.mapped(mapped(3)).unwrap();
         teller.reduced(Reduced { words: 7, ..Reduced::default() }).unwrap();
         teller.tell_rest().unwrap();
         let events = page.events();
