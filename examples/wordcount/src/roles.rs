@@ -1,6 +1,6 @@
 //! What the processes of a count have in common: they obey a launcher, leave with it, and say why they failed.
 //!
-//! A process is one [`Worker`], attached to the daemon of its node ([`worker`]), or its node and all workers of it
+//! A process is one worker, attached to the daemon of its node ([`worker`]), or its node and all workers of it
 //! ([`node`]). Workers do the same in both, as tasks of the process ([`crew`]).
 
 mod crew;
