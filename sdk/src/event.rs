@@ -48,7 +48,8 @@ pub enum Event {
     /// A `send` has waited for [`stall_warn`](crate::AttachmentBuilder::stall_warn) or longer, and still does. Said once
     /// for each wait.
     Stalled(StalledSend),
-    /// A stream from or to this process that had been accepted did not end cleanly. Said once for each stream.
+    /// A stream from or to this process that had been accepted ended neither cleanly nor by the wish of this process: one
+    /// that it cancelled, aborted or dropped is not lost. Said once for each stream.
     Lost(LostStream),
     /// The subscriber was too slow: so many events before the next one were dropped.
     Missed(u64),

@@ -1,4 +1,5 @@
-//! Streams that did not end cleanly: told to whoever listens, once each, when they leave the thread's tables.
+//! Streams that ended neither cleanly nor by the wish of this process: told to whoever listens, once each, when they leave
+//! the thread's tables.
 
 use super::{
     SendCell,
@@ -7,7 +8,7 @@ use super::{
 use crate::event::{Direction, Event, LostStream};
 
 impl<T> Link<T> {
-    /// A stream from this process has left the table: tells whoever listens, unless it ended cleanly or never began.
+    /// A stream from this process has left the table: tells whoever listens, if it was lost.
     pub(super) fn tell_lost_sent(&self, cell: &SendCell) {
         if !self.shared.subscribers.is_any() {
             return;
@@ -32,7 +33,7 @@ impl<T> Link<T> {
         if !accepted || !self.shared.subscribers.is_any() {
             return;
         }
-        let Some(why) = cell.aborted() else { return };
+        let Some(why) = cell.lost() else { return };
         let lost = LostStream {
             direction: Direction::Received,
             job: bind.job.clone(),

@@ -48,6 +48,8 @@ struct Inner {
     accounted: bool,
     /// Whoever reads the stream was told, or has seen, that after the unread messages nothing follows.
     end_told: bool,
+    /// This process gave the stream up.
+    given_up: bool,
 }
 
 /// Who is told of what arrives.
@@ -167,6 +169,7 @@ impl ReceiveCell {
                 queued: true,
                 accounted: true,
                 end_told: false,
+                given_up: false,
             }),
         }
     }
@@ -295,6 +298,7 @@ impl ReceiveCell {
     pub(crate) fn cancel(self: &Arc<Self>, shared: &Shared, code: Code, text: &str) -> bool {
         let mut inner = self.lock();
         let was_live = inner.half.cancel(code, text);
+        inner.given_up |= was_live;
         self.settle(shared, inner, Delivered::Nothing);
         was_live
     }
@@ -375,7 +379,8 @@ impl ReceiveCell {
     pub(crate) fn detach(self: &Arc<Self>, shared: &Shared) {
         let mut inner = self.lock();
         inner.queued = false;
-        inner.half.cancel(Code::ConsumerGone, "the consumer's process detached before it consumed the stream");
+        let why = "the consumer's process detached before it consumed the stream";
+        inner.given_up |= inner.half.cancel(Code::ConsumerGone, why);
         let delivered = inner.deliver(0);
         self.settle(shared, inner, delivered);
     }
@@ -389,8 +394,9 @@ impl ReceiveCell {
         self.handle_abort(shared, code, text);
     }
 
-    /// How the stream ended, if it did not end cleanly.
-    pub(crate) fn aborted(&self) -> Option<Aborted> {
-        self.lock().half.aborted()
+    /// How the stream was lost: it ended neither cleanly nor by the wish of this process.
+    pub(crate) fn lost(&self) -> Option<Aborted> {
+        let inner = self.lock();
+        if inner.given_up { None } else { inner.half.aborted() }
     }
 }

@@ -333,7 +333,7 @@ impl SendCell {
     /// Gives the stream up; one that has ended stays as it is.
     pub(crate) fn abort(self: &Arc<Self>, shared: &Shared, code: Code, text: &str) {
         let mut inner = self.lock();
-        inner.half.abort(code, text);
+        inner.give_up(code, text);
         let control = inner.half.has_output() && inner.queue_control();
         let wakers = inner.settle(shared);
         drop(inner);

@@ -93,6 +93,8 @@ struct Inner {
     flushed: u64,
     /// The application asked for the end: nobody needs to hold the sender any more.
     finishing: bool,
+    /// This process gave the stream up.
+    given_up: bool,
 }
 
 /// Why the one task that may wait does.
@@ -173,6 +175,12 @@ impl Inner {
             WaitsFor::Flush => over || self.is_flushed(),
         };
         if due { self.waiting.take().map(|(_, waker)| waker) } else { None }
+    }
+
+    /// Ends a stream that has not ended, by this process's wish.
+    fn give_up(&mut self, code: Code, text: &str) {
+        self.given_up |= !self.half.is_over();
+        self.half.abort(code, text);
     }
 
     /// Whether everything that was sent, the held message included, has been written to the socket.
@@ -313,6 +321,7 @@ impl SendCell {
                 flush_wanted: false,
                 flushed: 0,
                 finishing: false,
+                given_up: false,
             }),
         }
     }
@@ -431,7 +440,7 @@ impl SendCell {
         inner.control_queued = false;
         inner.data_queued = false;
         if !inner.finishing {
-            inner.half.abort(Code::ProducerGone, "the producer's process detached before it finished the stream");
+            inner.give_up(Code::ProducerGone, "the producer's process detached before it finished the stream");
         }
         let over = inner.half.is_over();
         let control = over && inner.half.has_output() && inner.queue_control();
@@ -479,11 +488,11 @@ impl SendCell {
         Looked::Stalled(cause, waited)
     }
 
-    /// How the stream ended, if it had been accepted and did not end cleanly.
+    /// How the stream was lost: it had been accepted, and ended neither cleanly nor by the wish of this process.
     pub(crate) fn lost(&self) -> Option<Aborted> {
         let inner = self.lock();
         match inner.half.finished() {
-            Finished::Aborted(why) if inner.consumer.is_some() => Some(why),
+            Finished::Aborted(why) if inner.consumer.is_some() && !inner.given_up => Some(why),
             _ => None,
         }
     }
