@@ -5,6 +5,7 @@ mod input;
 use std::{process, time::Instant};
 
 use serde_json::json;
+use tokio::select;
 use trunkline::{NodeId, Sender};
 
 pub(crate) use self::input::InputError;
@@ -91,7 +92,13 @@ async fn transfer(
 
 /// Sends what the input has, to its end.
 async fn copy(sender: &mut Sender, input: &mut Input, progress: &Progress, sent: &mut Sent) -> Result<(), Failure> {
-    while let Some(messages) = input.next().await? {
+    loop {
+        let messages = select! {
+            messages = input.next() => messages?,
+            // Nobody will take what the input may still bring.
+            ended = sender.ended() => return ended.map_err(Failure::Ended),
+        };
+        let Some(messages) = messages else { return Ok(()) };
         for message in messages {
             let bytes = message.len() as u64;
             sender.send(message).await.map_err(Failure::Ended)?;
@@ -100,5 +107,4 @@ async fn copy(sender: &mut Sender, input: &mut Input, progress: &Progress, sent:
             progress.add(bytes);
         }
     }
-    Ok(())
 }

@@ -119,7 +119,7 @@ impl Sender {
                     tracing::debug!(target: "trunkline", "accepted");
                     Ok(())
                 }
-                Err(why) => Err(self.ended(true, &why)),
+                Err(why) => Err(self.lost(true, &why)),
             }
         };
         answered.instrument(span).await
@@ -181,6 +181,20 @@ impl Sender {
     pub async fn flush(&mut self) -> Result<(), Error> {
         let span = self.span.clone();
         future::poll_fn(|cx| self.poll_flushed(cx)).instrument(span).await
+    }
+
+    /// Waits until the stream has ended: for a sender that has nothing to send for long, and wants to know that nobody
+    /// will take it. Nothing is asked for: while the consumer lives and this end does not finish, it waits.
+    ///
+    /// # Errors
+    /// How the stream ended, as [`Sender::send`]. It is `Ok` only after the end was asked for, through the sink or the
+    /// writer, and was consumed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect on the stream.
+    pub async fn ended(&mut self) -> Result<(), Error> {
+        let why = future::poll_fn(|cx| self.cell.poll_finished(cx)).await;
+        why.map_err(|why| self.lost(false, &why))
     }
 
     /// Ends the stream cleanly, and waits until the consumer's application has consumed all of it: every message and
@@ -277,7 +291,7 @@ impl Sender {
     }
 
     pub(crate) fn poll_flushed(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
-        self.cell.poll_flush(self.shared(), cx).map_err(|why| self.ended(false, &why))
+        self.cell.poll_flush(self.shared(), cx).map_err(|why| self.lost(false, &why))
     }
 
     /// Asks for the end, and is ready once it was consumed.
@@ -291,7 +305,7 @@ impl Sender {
                 }
                 Ok(())
             }
-            Err(why) => Err(self.ended(false, &why)),
+            Err(why) => Err(self.lost(false, &why)),
         })
     }
 
@@ -305,11 +319,11 @@ impl Sender {
             Refusal::Finished => {
                 Error::invalid(format!("{}: the stream was finished by this process: open another", self.subject()))
             }
-            Refusal::Aborted(why) => self.ended(false, &why),
+            Refusal::Aborted(why) => self.lost(false, &why),
         }
     }
 
-    fn ended(&mut self, opening: bool, why: &Aborted) -> Error {
+    fn lost(&mut self, opening: bool, why: &Aborted) -> Error {
         if !std::mem::replace(&mut self.end_told, true) {
             self.span.in_scope(|| {
                 tracing::debug!(target: "trunkline", code = %why.code, offset = why.offset, text = %why.text, "lost");

@@ -349,3 +349,16 @@ async fn each_stream_counts_once_and_each_message_too() {
     assert_eq!((metrics.messages_sent, metrics.bytes_sent), (2, 11));
     assert!((2..=3).contains(&metrics.data_frames_sent), "{metrics:?}");
 }
+
+#[tokio::test]
+async fn an_idle_sender_may_wait_for_the_end_that_the_consumer_makes() {
+    let (attachment, mut link) = attach().await;
+    let (mut sender, stream) = open(&attachment, &mut link, 100).await;
+    assert!(poll_once(pin!(sender.ended())).is_none());
+    // It was dropped, and the stream is as before.
+    sender.send(Bytes::from_static(b"one")).await.unwrap();
+    link.data(stream, 4).await;
+    link.push(Abort { stream, code: Code::Cancelled, offset: 0, text: "seen enough".into() }).await;
+    let error = sender.ended().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Aborted, Some(Code::Cancelled)));
+}
