@@ -83,6 +83,9 @@ pub(crate) struct EndArguments {
     /// The node's socket for processes
     #[arg(long, value_name = "PATH", env = "TRUNKLINE_SOCKET", default_value = "/run/trunkline/local.sock")]
     pub(crate) socket: PathBuf,
+    /// Wait so long for a node that is not there yet
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) wait: u32,
     /// Say nothing on standard error but errors
     #[arg(long, short)]
     pub(crate) quiet: bool,

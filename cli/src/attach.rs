@@ -1,5 +1,7 @@
 //! The way to the local node.
 
+use std::time::Duration;
+
 use trunkline::{Attachment, Job, JobName};
 
 use crate::{arguments::EndArguments, failure::Failure};
@@ -7,7 +9,9 @@ use crate::{arguments::EndArguments, failure::Failure};
 /// Attaches to the node at the socket that was named.
 pub(crate) async fn attach(arguments: &EndArguments) -> Result<Attachment, Failure> {
     let software = concat!("trunkline-cli/", env!("CARGO_PKG_VERSION"));
-    Attachment::builder().software(software).connect(&arguments.socket).await.map_err(Failure::NoNode)
+    let builder = Attachment::builder().software(software);
+    let builder = builder.retry_first_connect(Duration::from_secs(arguments.wait.into()));
+    builder.connect(&arguments.socket).await.map_err(Failure::NoNode)
 }
 
 /// The run of the job that was named.

@@ -10,7 +10,10 @@ mod writer;
 use std::{collections::BTreeSet, time::Instant};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::{select, sync::watch};
+use tokio::{
+    select,
+    sync::{Semaphore, watch},
+};
 use trunkline::{Bytes, Consumer, Error, Receiver};
 
 use self::{
@@ -25,8 +28,12 @@ use crate::{
     progress::{Progress, eprint_line},
 };
 
-/// Messages that are written at once; a stream holds so many beside what waits in the SDK.
+/// Messages that are written at once, at most.
 const BATCH_MESSAGES: usize = 256;
+
+/// Batches that were taken out of their streams, where the process's receive budget bounds them, and are not written yet.
+/// While one is written, the next one may be taken.
+const BATCHES_IN_HAND: usize = 2;
 
 /// Receives from as many producers as are expected, and returns when each has ended.
 pub(crate) async fn run(arguments: &RecvArguments, interrupt: &mut Interrupt) -> Result<(), Failure> {
@@ -54,7 +61,8 @@ async fn receive(arguments: &RecvArguments, interrupt: &mut Interrupt, report: &
         progress.say(&format!("trunkline: bound {address}, run {run}, for {expect} {producers}"));
     }
     report.address = Some(address);
-    let copies = Copies { writer: Writer::start(arguments.lines)?, progress, quiet };
+    let in_hand = Semaphore::new(BATCHES_IN_HAND);
+    let copies = Copies { writer: Writer::start(arguments.lines)?, in_hand, progress, quiet };
     let done = copies.gather(consumer, interrupt, report).await;
     drop(copies);
     close(attachment).await;
@@ -64,6 +72,8 @@ async fn receive(arguments: &RecvArguments, interrupt: &mut Interrupt, report: &
 /// Copies streams to the output, each in its own order and all as they arrive.
 struct Copies {
     writer: Writer,
+    /// A permit for each batch that may be in hand: without it, a producer more would be a long message more.
+    in_hand: Semaphore,
     progress: Progress,
     quiet: bool,
 }
@@ -142,6 +152,9 @@ impl Copies {
         bytes: &mut u64,
     ) -> End {
         loop {
+            receiver.readable().await;
+            // The semaphore is never closed.
+            let _permit = self.in_hand.acquire().await;
             // The clean end never comes together with messages.
             match receiver.recv_many(batch, BATCH_MESSAGES).await {
                 Ok(0) => return End::Finished,

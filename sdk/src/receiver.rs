@@ -182,6 +182,16 @@ impl Receiver {
         }
     }
 
+    /// Waits until [`Receiver::recv`] or [`Receiver::recv_many`] would return at once: a message has arrived whole, or the
+    /// stream has ended. Nothing is consumed: for a reader of many streams that takes a message only when it has a place
+    /// for it. Bytes that are read piece by piece may be there earlier.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
+    pub async fn readable(&mut self) {
+        future::poll_fn(|cx| self.cell.poll_readable(cx)).await;
+    }
+
     /// Gives the stream up: what has arrived is dropped, and the producer is told `cancelled` with this reason.
     pub fn cancel(mut self, reason: &str) {
         self.give_up(reason);

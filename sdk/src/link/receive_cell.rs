@@ -221,6 +221,16 @@ impl ReceiveCell {
         }
     }
 
+    /// Ready once a read would return something.
+    pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        if inner.half.is_readable() {
+            return Poll::Ready(());
+        }
+        inner.wait(cx);
+        Poll::Pending
+    }
+
     /// Up to `max` messages, and how many; what else there is when there is none, without waiting for any.
     pub(crate) fn read(self: &Arc<Self>, shared: &Shared, max: usize, take: impl FnMut(Bytes)) -> Result<usize, Read> {
         let mut inner = self.lock();

@@ -109,3 +109,16 @@ async fn the_backlog_is_as_long_as_it_was_told_to_be() {
     consumer.accept().await.unwrap();
     link.offer(bind, 7, "d").await;
 }
+
+#[tokio::test]
+async fn a_stream_is_readable_once_something_can_be_read_and_nothing_is_consumed_by_that() {
+    let (_attachment, mut link, _consumer, mut receiver) = accepted().await;
+    assert!(poll_once(pin!(receiver.readable())).is_none());
+    link.push_data(1, 0, &finished(&[b"one"])).await;
+    receiver.readable().await;
+    assert_eq!(receiver.consumed_bytes(), 0);
+    assert_eq!(receiver.recv().await.unwrap().unwrap(), "one");
+    receiver.readable().await;
+    assert_eq!(receiver.recv().await.unwrap(), None);
+    receiver.readable().await;
+}

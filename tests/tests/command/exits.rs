@@ -37,6 +37,7 @@ async fn usage_is_2_and_no_node_is_3() {
         node.exited().await;
         let node = cluster.node("node-a");
         run(trunkline(node, ["recv", "job/consumer"]), b"").await.with(3, "cannot connect to the node");
+        run(trunkline(node, ["recv", "job/consumer", "--wait", "1"]), b"").await.with(3, "; tried ");
         cluster.restart("node-a").await;
     })
     .await;
