@@ -34,9 +34,7 @@ async fn main() -> Result<(), Error> {
         println!("worker-{index}: {error}");
     }
     for worker in workers {
-        if let Err(error) = worker.await.unwrap_or(Ok(())) {
-            println!("{error}");
-        }
+        worker.await.expect("no task panics")?;
     }
     attachment.close().await
 }

@@ -65,6 +65,8 @@ impl Shell {
             .args(["--noprofile", "--norc"])
             .current_dir(repository())
             .env("TMPDIR", temporary.path())
+            // The shell's own words, such as "Killed", are in the page too.
+            .env("LC_ALL", "C")
             // The page says target/release.
             .env_remove("CARGO_TARGET_DIR")
             .env_remove("CARGO_BUILD_TARGET_DIR")
