@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trunkline::{Attachment, Job, JobName};
 
-use crate::{arguments::EndArguments, failure::Failure};
+use crate::{arguments::EndArguments, failure::Failure, interrupt::Interrupt};
 
 /// Attaches to the node at the socket that was named.
 pub(crate) async fn attach(arguments: &EndArguments) -> Result<Attachment, Failure> {
@@ -20,7 +20,8 @@ pub(crate) fn job(attachment: &Attachment, name: &JobName, arguments: &EndArgume
 }
 
 /// Lets the last word of each stream reach the node. How the streams ended is known; what else goes wrong here, such as a
-/// node that died with them, adds nothing to it.
-pub(crate) async fn close(attachment: Attachment) {
-    let _ = attachment.close().await;
+/// node that died with them, adds nothing to it. A node that does not take it may keep this waiting for seconds; a
+/// signal ends that.
+pub(crate) async fn close(attachment: Attachment, interrupt: &mut Interrupt) {
+    let _ = interrupt.unless(attachment.close()).await;
 }

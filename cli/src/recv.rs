@@ -7,7 +7,11 @@
 mod report;
 mod writer;
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    io::{self, IsTerminal as _},
+    time::Instant,
+};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
@@ -54,7 +58,8 @@ async fn receive(arguments: &RecvArguments, interrupt: &mut Interrupt, report: &
         .map_err(Failure::NotReached)?;
     let consumer = interrupt.unless(consumer.bind()).await?.map_err(Failure::NotReached)?;
     let address = consumer.address().to_string();
-    let progress = Progress::new(quiet, None);
+    // On a terminal the data itself shows how far it is, and would be mixed with it.
+    let progress = Progress::new(quiet || io::stdout().is_terminal(), None);
     if !quiet {
         let (run, expect) = (&arguments.end.run, arguments.expect);
         let producers = if expect == 1 { "producer" } else { "producers" };
@@ -65,7 +70,7 @@ async fn receive(arguments: &RecvArguments, interrupt: &mut Interrupt, report: &
     let copies = Copies { writer: Writer::start(arguments.lines)?, in_hand, progress, quiet };
     let done = copies.gather(consumer, interrupt, report).await;
     drop(copies);
-    close(attachment).await;
+    close(attachment, interrupt).await;
     done
 }
 

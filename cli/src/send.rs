@@ -70,7 +70,7 @@ async fn send(arguments: &SendArguments, interrupt: &mut Interrupt, sent: &mut S
         Err(interrupted) => Err(interrupted),
     };
     drop(producer);
-    close(attachment).await;
+    close(attachment, interrupt).await;
     done
 }
 

@@ -41,12 +41,17 @@ use std::{
     net::SocketAddr,
     pin::pin,
     rc::{Rc, Weak},
-    task::Poll,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
+use futures_util::task::AtomicWaker;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{AbortHandle, JoinHandle, LocalSet, spawn_local},
+    task::{AbortHandle, JoinHandle, LocalSet, spawn_local, yield_now},
 };
 use tracing::{error, info};
 use trunkline_certs::Identity;
@@ -117,12 +122,57 @@ pub fn start(config: NodeConfig, identity: Identity) -> Result<EmbeddedNode, Nod
 }
 
 /// Runs the tasks of a node among those of the thread, until the node is dropped.
+///
+/// A [`LocalSet`] that has not come to the end of its tasks wakes whoever polls it at once. Within another set, which
+/// does the same, 61 turns of it would come before the runtime looks at its sockets and at QUIC's own tasks again; so
+/// that wake-up is held back until the runtime has.
 async fn drive(tasks: Weak<LocalSet>) {
-    poll_fn(|context| match tasks.upgrade() {
-        Some(tasks) => pin!(tasks.run_until(pending())).poll(context),
-        None => Poll::Ready(()),
-    })
-    .await;
+    let turn = Arc::new(TurnWaker::default());
+    let waker = Waker::from(Arc::clone(&turn));
+    loop {
+        let more = poll_fn(|context| {
+            let Some(tasks) = tasks.upgrade() else { return Poll::Ready(false) };
+            turn.begin(context.waker());
+            let _ = pin!(tasks.run_until(pending::<()>())).poll(&mut Context::from_waker(&waker));
+            if turn.end() { Poll::Ready(true) } else { Poll::Pending }
+        });
+        if !more.await {
+            return;
+        }
+        yield_now().await;
+    }
+}
+
+/// Wakes a task, but for while it runs: then it is only noted.
+#[derive(Default)]
+struct TurnWaker {
+    running: AtomicBool,
+    woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl TurnWaker {
+    fn begin(&self, task: &Waker) {
+        self.task.register(task);
+        self.running.store(true, SeqCst);
+        self.woken.store(false, SeqCst);
+    }
+
+    /// Whether it was woken since it began.
+    fn end(&self) -> bool {
+        self.running.store(false, SeqCst);
+        self.woken.load(SeqCst)
+    }
+}
+
+impl Wake for TurnWaker {
+    fn wake(self: Arc<Self>) {
+        // In this order: whoever is seen running here will see that it was woken at its end.
+        self.woken.store(true, SeqCst);
+        if !self.running.load(SeqCst) {
+            self.task.wake();
+        }
+    }
 }
 
 /// Serves operators until `stopped`.

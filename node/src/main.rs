@@ -4,14 +4,20 @@ mod flags;
 mod log;
 mod signals;
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::LocalSet;
 use tracing::warn;
 use trunkline_certs::Identity;
-use trunkline_node::config::{NodeConfig, Overrides, Severity};
+use trunkline_node::config::{Finding, NodeConfig, Overrides, Severity};
 
 use crate::flags::Flags;
 
@@ -82,9 +88,14 @@ fn run(arguments: &ConfigArguments) -> anyhow::Result<ExitCode> {
 fn check(arguments: &ConfigArguments) -> anyhow::Result<ExitCode> {
     let overrides = arguments.overrides();
     let doubts = overrides.check();
-    doubts.iter().for_each(|doubt| println!("{doubt}"));
+    // A pipe that was closed is an error like any other, not a panic.
+    let say = |findings: &[Finding]| {
+        let mut out = io::stdout().lock();
+        findings.iter().try_for_each(|finding| writeln!(out, "{finding}")).context("cannot write to standard output")
+    };
+    say(&doubts)?;
     let findings = NodeConfig::load_with(&arguments.config, &overrides)?.check();
-    findings.iter().for_each(|finding| println!("{finding}"));
+    say(&findings)?;
     let wrong = findings.iter().any(|finding| finding.severity == Severity::Error);
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

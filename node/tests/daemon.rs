@@ -59,6 +59,7 @@ impl Daemon {
         );
         fs::write(folder.path().join("node.toml"), config).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_trunkline-node"))
+            .env_clear()
             .args(["run", "--config"])
             .arg(folder.path().join("node.toml"))
             .env("TRUNKLINE_LOG", filter)
@@ -213,6 +214,7 @@ fn a_socket_whose_folder_others_reach_is_warned_of_as_check_does() {
     let config = NodeConfig::load(&daemon.path("node.toml")).unwrap();
     let found = config.check().into_iter().find(|finding| finding.text.starts_with("local.socket")).unwrap();
     let again = Command::new(env!("CARGO_BIN_EXE_trunkline-node"))
+        .env_clear()
         .args(["run", "--config"])
         .arg(daemon.path("node.toml"))
         .stderr(File::create(daemon.path("log")).unwrap())
@@ -308,6 +310,7 @@ fn a_word_that_is_no_level_is_refused_at_the_start() {
 fn what_keeps_a_node_from_starting_is_said_once() {
     let mut daemon = Daemon::running("", "");
     let second = Command::new(env!("CARGO_BIN_EXE_trunkline-node"))
+        .env_clear()
         .args(["run", "--config"])
         .arg(daemon.path("node.toml"))
         .output()

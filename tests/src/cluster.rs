@@ -4,6 +4,7 @@
 //! not taken by another test's before it starts again.
 
 use std::{
+    env,
     fmt::Write as _,
     fs::{self, OpenOptions, Permissions},
     io,
@@ -249,6 +250,10 @@ impl Daemon {
         let out = log.try_clone().expect("the log once more");
         let mut command = Command::new(binaries::node());
         command.arg("run").arg("--config").arg(&self.config);
+        // What the shell of whoever runs the tests says of a node must not count for all of these.
+        for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TRUNKLINE_")) {
+            command.env_remove(name);
+        }
         let child = command.stdin(Stdio::null()).stdout(out).stderr(log).spawn().expect("the daemon");
         self.pid = child.id();
         *self.child.lock().expect("no one panicked here") = Some(child);

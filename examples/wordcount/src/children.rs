@@ -3,6 +3,8 @@
 //! Whatever was started is here before the next await, so that [`Children::stop`] finds it on every way out.
 
 use std::{
+    env,
+    ffi::OsStr,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -132,6 +134,10 @@ impl Children {
         };
         // A group of its own: Ctrl-C in a terminal is for the launcher, which stops them in order.
         command.process_group(0).kill_on_drop(true).stdin(input).stdout(output).stderr(open_log(&log)?);
+        // They would take the place of keys that this launcher wrote, in all daemons alike.
+        for (name, _) in env::vars_os().filter(|(name, _)| is_override(name)) {
+            command.env_remove(name);
+        }
         let child = command.spawn()?;
         let pid = child.id().unwrap_or_default();
         let orders = match slot.kind {
@@ -292,6 +298,11 @@ async fn forward(
         },
         None => *lines = None,
     }
+}
+
+/// Whether a daemon would take a key of its configuration from this variable. Its log filter is none.
+fn is_override(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"TRUNKLINE_") && name != "TRUNKLINE_LOG"
 }
 
 #[cfg(test)]
