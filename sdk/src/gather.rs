@@ -295,8 +295,10 @@ impl Gather {
             Err(Read::End) => None,
             Err(Read::Pending | Read::Message(_)) => return 0,
         };
-        // The whole attachment has ended, and the queue's end says so; or the stream was cancelled.
-        if (why.is_some() && shared.ready.ended().is_some()) || !self.queue.leave(token.cell.id) {
+        // It leaves in any case: the end of a bind that the node had ended is told once no stream is left.
+        let has_left = self.queue.leave(token.cell.id);
+        // The stream was cancelled; or the whole attachment has ended, and the queue's end says so.
+        if !has_left || (why.is_some() && shared.ready.ended().is_some()) {
             return 0;
         }
         let (name, peer) = (&producer.name, &producer.node);

@@ -317,8 +317,8 @@
 //! | [`Gather::close`] | a gather and its streams | the same | how many finished, were lost, or never came |
 //! | [`Attachment::close`] | everything of this process; what is unfinished is given up | the node has all last words, at most 5 s | whether it has |
 //!
-//! Dropping the last handle does the same as the last of them, blocks for at most 1 s, and cannot say how it went; see
-//! [`Attachment`].
+//! Dropping the last handle does the same as the last of them, blocks for at most 1 s (2 s with an embedded node), and
+//! cannot say how it went; see [`Attachment`].
 //!
 //! ```
 //! # mod manual { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/manual/run.rs")); }

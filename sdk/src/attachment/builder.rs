@@ -136,9 +136,9 @@ impl AttachmentBuilder {
     /// when `local` is set. Waits until it listens; it connects to its peers when streams need them.
     ///
     /// The node lives on the attachment's thread, which is called `trunkline-node` then, and ends with the attachment:
-    /// [`Attachment::close`] drains it. Dropping the last handle gives it half a second to drain. What is not about a
-    /// socket applies as to every attachment; [`AttachmentBuilder::connect_timeout`] and
-    /// [`AttachmentBuilder::retry_first_connect`] do not.
+    /// [`Attachment::close`] drains it. Dropping the last handle gives it half a second to drain, and blocks until it is
+    /// gone, at most 2 s. What is not about a socket applies as to every attachment;
+    /// [`AttachmentBuilder::connect_timeout`] and [`AttachmentBuilder::retry_first_connect`] do not.
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) for a setting out of range, [`Node`](ErrorKind::Node) when the node does not start,

@@ -26,6 +26,11 @@ pub use builder::AttachmentBuilder;
 const CLOSE_LINGER: Duration = Duration::from_secs(5);
 /// How long dropping the last handle blocks for the same.
 const DROP_LINGER: Duration = Duration::from_secs(1);
+/// The same when the thread is a node: its good-byes to processes and peers come after its drain, and take a second and a
+/// half at most.
+const NODE_DROP_LINGER: Duration = Duration::from_secs(2);
+/// What of that is for the link's last words and for the streams through the node.
+const NODE_DROP_DRAIN: Duration = Duration::from_millis(500);
 
 /// The attachment of this process to its local node.
 ///
@@ -36,7 +41,8 @@ const DROP_LINGER: Duration = Duration::from_secs(1);
 /// # Dropping
 /// Dropping the last handle gives up what is unfinished, hands what is still to be said (the last credit of a finished
 /// receiver, say) to the node, and **blocks** the dropping thread until that is done, at most 1 s; as a rule it takes
-/// microseconds. Use [`Attachment::close`] to wait without blocking, for longer, and to hear how it went.
+/// microseconds. With an embedded node it blocks until the node is gone, at most 2 s. Use [`Attachment::close`] to wait
+/// without blocking, for longer, and to hear how it went.
 #[derive(Clone)]
 pub struct Attachment {
     handle: Arc<Handle>,
@@ -152,7 +158,7 @@ impl Attachment {
     /// the link was lost before or meanwhile. The attachment is closed all the same.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the closing to go on by itself.
+    /// Dropping the future leaves the closing to go on by itself, for as long as it may take.
     pub async fn close(self) -> Result<(), Error> {
         let Handle { shared, thread, .. } = &*self.handle;
         shared.ready.begin_close(Instant::now() + CLOSE_LINGER, true);
@@ -186,13 +192,14 @@ pub(crate) struct Handle {
     cluster: String,
     thread: Mutex<Option<JoinHandle<()>>>,
     thread_id: ThreadId,
+    is_embedded: bool,
 }
 
 impl Handle {
     fn new(attached: Attached) -> Self {
-        let Attached { shared, thread, node, cluster } = attached;
+        let Attached { shared, thread, node, cluster, is_embedded } = attached;
         let thread_id = thread.thread().id();
-        Self { shared, thread: Mutex::new(Some(thread)), thread_id, node, cluster }
+        Self { shared, thread: Mutex::new(Some(thread)), thread_id, node, cluster, is_embedded }
     }
 }
 
@@ -204,13 +211,21 @@ impl fmt::Debug for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let now = Instant::now();
-        self.shared.ready.begin_close(now + DROP_LINGER, false);
+        if self.shared.ready.close_by().is_some() {
+            // It was closed. Whoever did not wait for that does not want to wait for it here.
+            return;
+        }
+        let (drain, linger) = match self.is_embedded {
+            true => (NODE_DROP_DRAIN, NODE_DROP_LINGER),
+            false => (DROP_LINGER, DROP_LINGER),
+        };
+        let by = Instant::now() + drain;
+        self.shared.ready.begin_close(by, false);
         #[cfg(feature = "embedded")]
-        self.shared.ready.hurry(now + DROP_LINGER / 2);
+        self.shared.ready.hurry(by);
         // A task may own the last handle and be dropped by the waker that the link's thread calls.
         if std::thread::current().id() != self.thread_id {
-            self.shared.done.wait(DROP_LINGER);
+            self.shared.done.wait(linger);
         }
     }
 }

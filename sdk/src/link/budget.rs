@@ -83,8 +83,8 @@ impl CreditBook {
 /// What all senders of the process may hold together: unsent, or kept until the other process has it.
 ///
 /// A message is let in while there is any room at all, so the budget is exceeded by one message at most, and a long one
-/// need not wait until everybody else holds nothing. When there is no room, `send` waits, and the room that comes free
-/// goes to those who wait, in their order.
+/// need not wait until everybody else holds nothing. When there is no room, `send` waits; of those who wait, as many are
+/// woken as there is room for, in their order. One that did not wait may be quicker than who was woken, and takes its room.
 #[derive(Debug)]
 pub(crate) struct SendBudget {
     bytes_max: u64,

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{net::UnixStream, sync::oneshot};
@@ -61,6 +61,8 @@ pub(crate) struct Attached {
     pub(crate) thread: JoinHandle<()>,
     pub(crate) node: NodeId,
     pub(crate) cluster: String,
+    /// The thread is a node, which drains when the link has ended.
+    pub(crate) is_embedded: bool,
 }
 
 /// Opens the latch when the thread ends, by whatever way.
@@ -76,6 +78,7 @@ impl Drop for OpenOnDrop {
 pub(crate) async fn attach(target: Target, options: Options) -> Result<Attached, Error> {
     let shared = Arc::new(Shared::new(&options));
     let (answer, answered) = oneshot::channel();
+    let is_embedded = target.is_embedded();
     let thread = {
         let shared = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -85,17 +88,51 @@ pub(crate) async fn attach(target: Target, options: Options) -> Result<Attached,
     let thread = thread.map_err(|error| Error::system("cannot start the link's thread", error))?;
     match answered.await {
         Ok(hello) => {
-            let (node, cluster) = hello?;
-            Ok(Attached { shared, thread, node, cluster })
+            let (node, cluster) = hello?.claim();
+            Ok(Attached { shared, thread, node, cluster, is_embedded })
         }
         Err(_) => Err(Error::system("the link's thread ended", "it panicked")),
     }
 }
 
 /// How the thread says that the link stands, or why it does not. Nobody is there to be told when the connect was given up.
-pub(super) type Answer = oneshot::Sender<Result<(NodeId, String), Error>>;
+pub(super) type Answer = oneshot::Sender<Result<Greeting, Error>>;
+
+/// A link that stands, on its way to whoever asked for it. Dropped unclaimed, it ends the link: the connect may be given up
+/// between the answer and the poll that would have found it.
+pub(super) struct Greeting {
+    node: NodeId,
+    cluster: String,
+    unclaimed: Option<Arc<Shared>>,
+}
+
+impl Greeting {
+    pub(super) fn new(shared: &Arc<Shared>, node: NodeId, cluster: String) -> Self {
+        Self { node, cluster, unclaimed: Some(Arc::clone(shared)) }
+    }
+
+    fn claim(mut self) -> (NodeId, String) {
+        self.unclaimed = None;
+        (self.node.clone(), std::mem::take(&mut self.cluster))
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        if let Some(shared) = self.unclaimed.take() {
+            let now = Instant::now();
+            shared.ready.begin_close(now, false);
+            #[cfg(feature = "embedded")]
+            shared.ready.hurry(now);
+        }
+    }
+}
 
 impl Target {
+    fn is_embedded(&self) -> bool {
+        !matches!(self, Self::Socket(_))
+    }
+
     fn thread_name(&self) -> &'static str {
         match self {
             Self::Socket(_) => LINK_THREAD_NAME,
@@ -123,7 +160,8 @@ fn serve(target: Target, options: &Options, shared: &Arc<Shared>, answer: Answer
             tokio::task::LocalSet::new().block_on(&runtime, node)
         }
     };
-    drop(runtime);
+    // A name that a node is looking up may take the system long, and nobody waits for it.
+    runtime.shutdown_background();
     shared.done.open(clean);
 }
 
@@ -147,7 +185,7 @@ async fn serve_socket(path: &Path, options: &Options, shared: &Arc<Shared>, mut 
     };
     let span = tracing::debug_span!("attachment", %node, socket = %path.display());
     let link = Link::new(Arc::clone(shared), socket, node.clone(), path_of_node(path, &node));
-    if answer.send(Ok((node, cluster))).is_err() {
+    if answer.send(Ok(Greeting::new(shared, node, cluster))).is_err() {
         return false;
     }
     link.run().instrument(span).await

@@ -11,7 +11,7 @@ use trunkline_node::{
 
 use super::{
     Shared,
-    connect::{Answer, Options},
+    connect::{Answer, Greeting, Options},
     local::Local,
     thread::Link,
 };
@@ -29,7 +29,7 @@ pub(super) async fn serve(config: NodeConfig, options: &Options, shared: &Arc<Sh
     let id = node.id().clone();
     let span = tracing::debug_span!("attachment", node = %id, socket = %"embedded");
     let link = Link::new(Arc::clone(shared), Local::new(link), id.clone(), format!("the embedded node {id}"));
-    if answer.send(Ok((id, node.cluster().to_string()))).is_err() {
+    if answer.send(Ok(Greeting::new(shared, id, node.cluster().to_string()))).is_err() {
         return false;
     }
     let clean = link.run().instrument(span).await;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::lock;
+use super::{lock, wake};
 
 /// Opens once, with a word.
 #[derive(Debug, Default)]
@@ -19,7 +19,8 @@ pub(crate) struct Latch {
 struct Inner {
     /// Whether everything was said before the end; set when the latch opens.
     clean: Option<bool>,
-    waker: Option<Waker>,
+    /// Every task that waits: any handle may be closed by a task of its own.
+    wakers: Vec<Waker>,
 }
 
 impl Latch {
@@ -27,21 +28,21 @@ impl Latch {
     pub(crate) fn open(&self, clean: bool) {
         let mut inner = lock(&self.inner);
         inner.clean.get_or_insert(clean);
-        let waker = inner.waker.take();
+        let wakers = std::mem::take(&mut inner.wakers);
         drop(inner);
         self.opened.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(wakers);
     }
 
-    /// Ready once it is open. Only the latest task that asked is woken.
+    /// Ready once it is open.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<bool> {
         let mut inner = lock(&self.inner);
         if let Some(clean) = inner.clean {
             return Poll::Ready(clean);
         }
-        inner.waker = Some(cx.waker().clone());
+        if !inner.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            inner.wakers.push(cx.waker().clone());
+        }
         Poll::Pending
     }
 

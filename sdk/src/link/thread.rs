@@ -249,8 +249,11 @@ impl<T: Transport> Link<T> {
                 _ => false,
             };
             self.transport.push(frame);
-            if over && let Some(receiving) = self.receivers.remove(&cell.id) {
-                self.tell_lost_received(&receiving);
+            if over {
+                // The table forgot it before, if the other side ended the stream meanwhile.
+                if let Some(receiving) = self.receivers.remove(&cell.id) {
+                    self.tell_lost_received(&receiving);
+                }
                 self.tell_when_written(Told::Receive(Arc::clone(cell)));
             }
         }
@@ -321,6 +324,12 @@ impl<T> Link<T> {
                 Cell::Bind(cell) => cell.end(BindEnd::Detached(ended.clone())),
             }
         }
+        // The table forgot these binds when their end was pushed, which is not written.
+        for flush in std::mem::take(&mut self.flushing) {
+            if let Told::Bind(cell) = flush.told {
+                cell.end(BindEnd::Detached(ended.clone()));
+            }
+        }
         self.shared.credit.clear();
         for cell in std::mem::take(&mut self.senders).into_values() {
             self.tell_lost_sent(&cell);
@@ -340,5 +349,79 @@ impl<T> Drop for Link<T> {
             None => Ended::NodeLost(format!("the link to {} is lost: its thread panicked", self.name).into()),
         };
         self.end(&ended);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        task::{Context, Poll, Wake, Waker},
+    };
+
+    use trunkline_proto::id::{Incarnation, JobId};
+
+    use super::*;
+    use crate::link::Options;
+
+    /// A node that takes nothing, and is lost as soon as anybody waits for it.
+    struct Deaf;
+
+    impl Transport for Deaf {
+        fn next(&mut self) -> Result<Came, String> {
+            Ok(Came::Nothing)
+        }
+        fn push(&mut self, _: Frame) {}
+        fn push_data(&mut self, _: &DataHeader, _: &mut Vec<Bytes>) {}
+        fn has_room(&self) -> bool {
+            true
+        }
+        fn write(&mut self) -> Result<(), String> {
+            Ok(())
+        }
+        fn pushed(&self) -> u64 {
+            1
+        }
+        fn written(&self) -> u64 {
+            0
+        }
+        async fn ready(&self) -> Result<(), String> {
+            Err("it is deaf".to_owned())
+        }
+        async fn leave(&mut self, _: Option<Instant>) {}
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_consumer_whose_end_was_not_written_hears_that_the_link_is_lost() {
+        let shared = Arc::new(Shared::new(&Options {
+            software: String::new(),
+            receive_budget_bytes: 1 << 20,
+            send_budget_bytes: 1 << 20,
+            message_bytes_max: 1 << 20,
+            connect_timeout: Duration::MAX,
+            retry_within: Duration::ZERO,
+            stall_warn: Duration::MAX,
+        }));
+        let job = JobId { name: "job".try_into().unwrap(), run: "1".try_into().unwrap() };
+        let address = "job/sink@node-a".try_into().unwrap();
+        let cell = Arc::new(BindCell::new(job, address, Incarnation::from_bits(1), 1));
+        shared.ready.admit(Cell::Bind(Arc::clone(&cell))).unwrap();
+        cell.close(&shared);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(cell.poll_closed(&shared, &Context::from_waker(&waker)).is_pending());
+        let node = "node-a".try_into().unwrap();
+        assert!(!Link::new(Arc::clone(&shared), Deaf, node, "the deaf node".to_owned()).run().await);
+        assert!(woken.0.load(Ordering::SeqCst), "close() is woken");
+        assert!(matches!(cell.poll_closed(&shared, &Context::from_waker(Waker::noop())), Poll::Ready(Err(_))));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use trunkline::{Bytes, Code, ErrorKind, Expected};
+use trunkline::{Attachment, Bytes, Code, ErrorKind, Expected, Sender};
 use trunkline_proto::{
     frame::Frame,
     message::{Abort, Refused},
@@ -47,16 +47,45 @@ async fn closing_a_consumer_hands_over_what_its_streams_had_to_say_and_tells_wha
     assert_eq!(unfinished.recv().await.unwrap().unwrap(), "goes on");
 }
 
+/// Sends what the socket does not take, 200 KiB or so by default, to a node that does not read: whatever the link's thread
+/// is given to write from now on stands behind a quarter of a mebibyte.
+async fn fill_the_socket(attachment: &Attachment, mut sender: Sender) -> Sender {
+    sender.send(Bytes::from(vec![0; 4 << 20])).await.unwrap();
+    while attachment.metrics().data_frames_sent < 4 {
+        tokio::task::yield_now().await;
+    }
+    sender
+}
+
+#[tokio::test]
+async fn an_abort_behind_the_end_mark_leaves_no_word_unsaid() {
+    let (attachment, mut link) = attach().await;
+    let (mut consumer, bind) = bind(&attachment, &mut link).await;
+    link.offer(bind, 1, "map").await;
+    let mut receiver = consumer.accept().await.unwrap();
+    let (sender, _) = open(&attachment, &mut link, 8 << 20).await;
+    link.push_data(1, 0, &finished(&[b"one"])).await;
+    link.push(Abort { stream: 1, code: Code::Draining, offset: 0, text: String::new() }).await;
+    link.offer(bind, 3, "map").await;
+    let cut = consumer.accept().await.unwrap();
+    receiver.recv().await.unwrap();
+    assert_eq!(receiver.recv().await.unwrap(), None);
+    cut.cancel("enough");
+    link.find(|frame| matches!(frame, Frame::Abort(_)).then_some(())).await;
+    // All words are written now. What follows does not fit.
+    let _sender = fill_the_socket(&attachment, sender).await;
+    let error = consumer.close().await.unwrap_err();
+    assert_eq!(error.to_string(), "consumer job/sink@node-a: within 5s the node did not take the end of the bind");
+}
+
 #[tokio::test]
 async fn what_does_not_fit_into_the_socket_in_time_is_named() {
     let (attachment, mut link) = attach().await;
     let (mut consumer, bind) = bind(&attachment, &mut link).await;
     link.offer(bind, 1, "map").await;
     let mut receiver = consumer.accept().await.unwrap();
-    let (mut sender, _) = open(&attachment, &mut link, 8 << 20).await;
-    sender.send(Bytes::from(vec![0; 4 << 20])).await.unwrap();
-    // More than the socket takes is on its way once the first of it is here; the node reads no more.
-    link.find(|frame| matches!(frame, Frame::Data(..)).then_some(())).await;
+    let (sender, _) = open(&attachment, &mut link, 8 << 20).await;
+    let _sender = fill_the_socket(&attachment, sender).await;
     link.push_data(1, 0, &finished(&[b"one"])).await;
     receiver.recv().await.unwrap();
     assert_eq!(receiver.recv().await.unwrap(), None);

@@ -8,6 +8,7 @@ mod cancel;
 mod cancel_receive;
 mod close;
 mod connect;
+mod crossing;
 mod events;
 mod fake_node;
 mod gather;

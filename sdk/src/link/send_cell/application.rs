@@ -77,7 +77,7 @@ impl Inner {
                 WaitsFor::Budget
             }
         };
-        self.count_blocked(shared);
+        self.count_blocked(shared, queued_bytes == 0);
         self.wait(waits_for, cx);
         Poll::Pending
     }
@@ -265,7 +265,7 @@ impl SendCell {
         let wakers = inner.advance(shared, self);
         let holds = inner.held.is_some();
         if holds {
-            inner.count_blocked(shared);
+            inner.count_blocked(shared, false);
             self.tell_blocked(shared, inner);
         } else {
             let data = inner.queue_data();

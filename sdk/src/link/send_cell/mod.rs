@@ -115,11 +115,13 @@ struct Blocked {
     since: Instant,
     /// Its stall was told.
     told: bool,
+    /// It may have been given up without a word.
+    forsakable: bool,
 }
 
 impl Blocked {
-    fn now() -> Self {
-        Self { since: Instant::now(), told: false }
+    fn now(forsakable: bool) -> Self {
+        Self { since: Instant::now(), told: false, forsakable }
     }
 }
 
@@ -214,10 +216,11 @@ impl Inner {
         self.uncounted.1 += cost;
     }
 
-    /// A send waits; it is counted once, however often it is tried.
-    fn count_blocked(&mut self, shared: &Shared) {
-        if self.blocked.is_none() {
-            self.blocked = Some(Blocked::now());
+    /// A send waits; it is counted once, however often it is tried. One that is not `forsakable` itself is another than
+    /// one that was.
+    fn count_blocked(&mut self, shared: &Shared, forsakable: bool) {
+        if self.blocked.as_ref().is_none_or(|blocked| blocked.forsakable && !forsakable) {
+            self.blocked = Some(Blocked::now(forsakable));
             shared.counters.sends_blocked.increment();
         }
     }
