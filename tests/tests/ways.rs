@@ -234,7 +234,8 @@ async fn every_way_of_sending_meets_every_way_of_reading_exactly() {
         let producing = job(&a);
         let addresses = Reading::ALL.map(|way| format!("{JOB}/{way:?}@node-b"));
         let mut sending = JoinSet::new();
-        for (number, way) in Sending::ALL[..5].iter().copied().enumerate() {
+        let one_by_one = Sending::ALL.into_iter().enumerate().filter(|(_, way)| !matches!(way, Sending::Scatter));
+        for (number, way) in one_by_one {
             for (to, address) in addresses.iter().cloned().enumerate() {
                 let producer = producing.producer(format!("{way:?}")).unwrap();
                 sending.spawn(async move {
