@@ -10,7 +10,7 @@
 //! | [`forwarder`] | a network between them that can be watched and broken |
 //! | [`process`] | a user's process, to be killed |
 //! | [`exchange`] | whole streams, compared at both ends |
-//! | [`sockets`] | which sockets a process has open, as the kernel says |
+//! | [`sockets`] | which sockets a process has open and how much memory it has, as the kernel says |
 //! | [`stranger`] | peers that are no daemons and do what a test says |
 //! | [`payload`] | messages from a seed, and digests to compare both ends by |
 

@@ -1,16 +1,21 @@
 //! A user's process that a test can kill: `trunkline-test-process`, which says on its standard output how far it is.
 
-use std::{ffi::OsString, fmt, fs, path::Path, process::Stdio};
+use std::{
+    ffi::OsString,
+    fmt, fs,
+    path::Path,
+    process::{ExitStatus, Stdio},
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
 };
 
 use crate::binaries;
 
-/// Starts the process in a role, `produce` or `consume`, with arguments `("name", value)` that become `name=value`.
+/// Starts the process in a role, `produce`, `consume` or `block`, with arguments `("name", value)` that become `name=value`.
 ///
 /// # Panics
 /// When it cannot be started.
@@ -46,14 +51,16 @@ fn start<'n>(mut command: Command, role: &'n str, arguments: impl IntoIterator<I
         command.arg(argument);
     }
     let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("the test process");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("the test process");
+    let input = child.stdin.take().expect("its input is a pipe");
     let lines = BufReader::new(child.stdout.take().expect("its output is a pipe")).lines();
-    Process { child, lines }
+    Process { child, input, lines }
 }
 
 /// A running process. Dropped, it is killed.
 pub struct Process {
     child: Child,
+    input: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
@@ -77,6 +84,22 @@ impl Process {
             }
         }
         panic!("the process ended without {word:?}; it said {heard:?}");
+    }
+
+    /// Writes an empty line to its standard input, which a process that has blocked itself waits for.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub async fn go_on(&mut self) {
+        self.input.write_all(b"\n").await.expect("the process reads its input");
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When the system does not tell.
+    pub async fn exited(&mut self) -> ExitStatus {
+        self.child.wait().await.expect("a child can be waited for")
     }
 
     /// Sends SIGKILL, and waits until it is gone.

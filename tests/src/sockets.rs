@@ -1,4 +1,4 @@
-//! Which sockets a process has open, as the kernel says.
+//! Which sockets a process has open and how much memory it has, as the kernel says.
 
 use std::{
     collections::BTreeSet,
@@ -68,7 +68,20 @@ pub fn counted_by_ss(pid: u32, flags: &str) -> Option<usize> {
 /// When there is no such process.
 #[must_use]
 pub fn resident_bytes(pid: u32) -> u64 {
+    memory_bytes(pid, "VmRSS:")
+}
+
+/// The most that the process has had resident so far, in bytes.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn peak_bytes(pid: u32) -> u64 {
+    memory_bytes(pid, "VmHWM:")
+}
+
+fn memory_bytes(pid: u32, which: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process's status");
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
-    kib.map_or_else(|| panic!("no VmRSS of {pid}"), |kib: u64| kib * 1024)
+    let kib = status.lines().find_map(|line| line.strip_prefix(which)?.trim().strip_suffix(" kB")?.parse().ok());
+    kib.map_or_else(|| panic!("no {which} of {pid}"), |kib: u64| kib * 1024)
 }

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tonic_health::pb::health_check_response::ServingStatus;
-use trunkline::{Attachment, Bytes, Code, Consumer, Error, ErrorKind, Receiver, Sender};
+use trunkline::{
+    Attachment, Bytes, Code, Consumer, Direction, Error, ErrorKind, Event, Events, LostStream, Receiver, Sender,
+};
 use trunkline_tests::{cluster::Cluster, eventually, exchange::RUN, in_time};
 
 async fn bind(attachment: &Attachment, consumer: &str) -> Result<Consumer, Error> {
@@ -20,6 +22,35 @@ async fn stream(a: &Attachment, consumer: &mut Consumer) -> (Sender, Receiver) {
     let address = consumer.address().to_string();
     let (sender, receiver) = tokio::join!(open(a, &address), consumer.accept());
     (sender.expect("accepted"), receiver.expect("the stream"))
+}
+
+async fn expect_attached(events: &mut Events, to: &str) {
+    let Some(Event::Attached { node, .. }) = events.next().await else { panic!("a subscription begins with that") };
+    assert_eq!(node.as_str(), to);
+}
+
+/// What the drain leaves to the streams.
+async fn expect_draining(events: &mut Events) -> Duration {
+    match events.next().await {
+        Some(Event::Draining { left, .. }) => left,
+        other => panic!("the drain is next, not {other:?}"),
+    }
+}
+
+async fn expect_lost(events: &mut Events) -> LostStream {
+    match events.next().await {
+        Some(Event::Lost(lost)) => lost,
+        other => panic!("the loss is next, not {other:?}"),
+    }
+}
+
+/// The node is gone, and that is the last that is heard.
+async fn expect_detached(events: &mut Events) {
+    match events.next().await {
+        Some(Event::Detached { kind, .. }) => assert_eq!(kind, ErrorKind::NodeLost),
+        other => panic!("the end is next, not {other:?}"),
+    }
+    assert_eq!(events.next().await, None);
 }
 
 #[tokio::test]
@@ -142,6 +173,108 @@ async fn a_node_without_streams_stops_at_once() {
         assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
         let lost = async || open(&a, "drain/nobody@node-b").await.err().filter(|e| e.kind() == ErrorKind::NodeLost);
         eventually("the process knows", lost).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn processes_of_a_drained_node_hear_of_the_drain_then_of_what_it_aborted_then_of_its_end() {
+    const LIMIT: Duration = Duration::from_millis(500);
+    for (drained, direction) in [("node-a", Direction::Sent), ("node-b", Direction::Received)] {
+        in_time(async {
+            let limit = |_: &str, toml: &mut String| toml.push_str("drain_timeout_ms = 500\n");
+            let cluster = Cluster::builder().config(limit).start().await;
+            let (a, b) = (cluster.node("node-a").attach().await, cluster.node("node-b").attach().await);
+            let (own, other) = if drained == "node-a" { (&a, &b) } else { (&b, &a) };
+            let (mut events, mut elsewhere) = (own.events(), other.events());
+            let mut consumer = bind(&b, "consumer").await.unwrap();
+            let (_sender, _receiver) = stream(&a, &mut consumer).await;
+
+            cluster.node(drained).terminate();
+            expect_attached(&mut events, drained).await;
+            let left = expect_draining(&mut events).await;
+            assert!(left > Duration::ZERO && left <= LIMIT, "{drained}: {left:?}");
+            assert!(own.is_draining() && !other.is_draining());
+            let lost = expect_lost(&mut events).await;
+            assert_eq!((lost.direction, lost.code, lost.offset), (direction, Code::Draining, 0), "{lost}");
+            assert_eq!(lost.producer.as_str(), "producer");
+            assert_eq!(lost.consumer, consumer.address());
+            expect_detached(&mut events).await;
+            // A process of another node loses the stream; its own node does not drain.
+            expect_attached(&mut elsewhere, other.node().as_str()).await;
+            let lost = expect_lost(&mut elsewhere).await;
+            assert_eq!(lost.code, Code::Draining, "{lost}");
+            assert_ne!(lost.direction, direction, "{lost}");
+            assert_eq!(cluster.node(drained).exited().await.code(), Some(0));
+        })
+        .await;
+    }
+}
+
+/// Longer than the test: only streams that end by themselves let the daemon end.
+const NO_LIMIT: Duration = Duration::from_secs(600);
+
+/// A cluster whose drains have no end but that of the streams.
+async fn patient() -> Cluster {
+    let limit = |_: &str, toml: &mut String| toml.push_str(&format!("drain_timeout_ms = {}\n", NO_LIMIT.as_millis()));
+    Cluster::builder().config(limit).start().await
+}
+
+#[tokio::test]
+async fn a_stream_finished_after_the_drain_was_heard_ends_cleanly() {
+    for drained in ["node-a", "node-b"] {
+        in_time(async {
+            let cluster = patient().await;
+            let (a, b) = (cluster.node("node-a").attach().await, cluster.node("node-b").attach().await);
+            let mut events = if drained == "node-a" { a.events() } else { b.events() };
+            let mut consumer = bind(&b, "consumer").await.unwrap();
+            let (mut sender, mut receiver) = stream(&a, &mut consumer).await;
+            sender.send(Bytes::from_static(b"before")).await.unwrap();
+
+            cluster.node(drained).terminate();
+            expect_attached(&mut events, drained).await;
+            expect_draining(&mut events).await;
+            let finishing = tokio::spawn(async move {
+                sender.send(Bytes::from_static(b"after")).await?;
+                sender.finish().await
+            });
+            assert_eq!(receiver.recv().await.unwrap().unwrap(), "before");
+            assert_eq!(receiver.recv().await.unwrap().unwrap(), "after");
+            assert_eq!(receiver.recv().await.unwrap(), None);
+            finishing.await.unwrap().unwrap();
+            // Nothing was lost.
+            expect_detached(&mut events).await;
+            assert_eq!(cluster.node(drained).exited().await.code(), Some(0));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn who_listens_only_when_the_drain_has_begun_hears_first_that_it_has() {
+    in_time(async {
+        let cluster = patient().await;
+        let (a, b) = (cluster.node("node-a").attach().await, cluster.node("node-b").attach().await);
+        let mut early = a.events();
+        let mut consumer = bind(&b, "consumer").await.unwrap();
+        let (sender, mut receiver) = stream(&a, &mut consumer).await;
+
+        cluster.node("node-a").terminate();
+        expect_attached(&mut early, "node-a").await;
+        let begun_with = expect_draining(&mut early).await;
+        let mut late = a.events();
+        expect_attached(&mut late, "node-a").await;
+        let left = expect_draining(&mut late).await;
+        assert!(left > Duration::ZERO && left <= begun_with, "{left:?} of {begun_with:?}");
+
+        let (finished, end) = tokio::join!(sender.finish(), receiver.recv());
+        finished.unwrap();
+        assert_eq!(end.unwrap(), None);
+        expect_detached(&mut early).await;
+        expect_detached(&mut late).await;
+        let mut too_late = a.events();
+        expect_detached(&mut too_late).await;
+        assert_eq!(cluster.node("node-a").exited().await.code(), Some(0));
     })
     .await;
 }

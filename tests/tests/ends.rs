@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 use trunkline::{Attachment, Bytes, Code, Consumer, Error, ErrorKind, Expected, Gathered, Receiver, Sender};
 use trunkline_tests::{
     cluster::Cluster,
@@ -324,6 +324,77 @@ async fn a_consumer_that_does_not_read_stops_only_its_own_stream() {
         }
         assert_eq!(unread.recv().await.unwrap(), None);
         finishing.await.unwrap().unwrap();
+        cluster.carries_nothing().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_closes_and_exits_at_once_leaves_its_producers_finish_ok() {
+    const STREAMS: usize = 50;
+    in_time(async {
+        let cluster = Cluster::builder().start().await;
+        let (a, node_b) = (cluster.node("node-a").attach().await, cluster.node("node-b"));
+        let streams = STREAMS.to_string();
+        let arguments = arguments(&node_b.local, &[("consumer", "consumer"), ("streams", &streams), ("then", "close")]);
+        let mut closing = process::spawn("consume", arguments);
+        let mut sending = JoinSet::new();
+        for number in 0..STREAMS {
+            let sender = open(&a, &format!("producer-{number}"), "node-b").await;
+            sending.spawn(send(sender, message(1), 10));
+        }
+        assert_eq!(closing.says("consumed").await, (STREAMS * 10 * MESSAGE_BYTES).to_string());
+        assert_eq!(closing.says("closed").await, "0 0");
+        assert!(closing.exited().await.success());
+        for finished in sending.join_all().await {
+            finished.unwrap();
+        }
+        cluster.carries_nothing().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_that_only_the_consumer_finds_too_long_ends_the_stream_at_both_ends_with_its_limit() {
+    const LIMIT: usize = 1 << 20;
+    in_time(async {
+        let cluster = Cluster::builder().start().await;
+        let a = Attachment::builder().message_bytes_max(64 << 20).connect(&cluster.node("node-a").local).await.unwrap();
+        let b = Attachment::builder().message_bytes_max(LIMIT).connect(&cluster.node("node-b").local).await.unwrap();
+        let mut consumer = bind(&b).await;
+        let mut sender = open(&a, "producer", "node-b").await;
+        let mut other = open(&a, "other", "node-b").await;
+        let (mut receiver, mut beside) = (consumer.accept().await.unwrap(), consumer.accept().await.unwrap());
+        assert_eq!(receiver.producer().name.as_str(), "producer");
+
+        let sending = tokio::spawn(async move {
+            // The longest that it takes, and one byte more.
+            sender.send(vec![1; LIMIT].into()).await?;
+            sender.send(vec![2; LIMIT + 1].into()).await?;
+            sender.finish().await
+        });
+        assert_eq!(receiver.recv().await.unwrap().map(|message| message.len()), Some(LIMIT));
+        let received = receiver.recv().await.unwrap_err();
+        let sent = sending.await.unwrap().unwrap_err();
+        let consumed = receiver.consumed_bytes();
+        assert!(consumed > LIMIT as u64, "the first message and its length: {consumed}");
+        assert_eq!(received.offset(), Some(consumed), "{received}");
+        // The producer may know of less, never of more.
+        assert!(sent.offset().is_some_and(|offset| offset <= consumed), "{sent}");
+        for error in [received, sent] {
+            assert_eq!(
+                (error.kind(), error.code()),
+                (ErrorKind::MessageTooLarge, Some(Code::MessageTooLarge)),
+                "{error}"
+            );
+            assert!(error.to_string().contains(&format!("at most {LIMIT} are taken")), "{error}");
+        }
+
+        other.send(message(1)).await.unwrap();
+        let (finished, (first, end)) =
+            tokio::join!(other.finish(), async { (beside.recv().await.unwrap(), beside.recv().await.unwrap()) });
+        finished.unwrap();
+        assert_eq!((first, end), (Some(message(1)), None));
         cluster.carries_nothing().await;
     })
     .await;

@@ -1,13 +1,22 @@
-//! A user's process for tests that kill one. See `trunkline_tests::process`.
+//! A user's process for tests that kill or block one. See `trunkline_tests::process`.
 //!
 //! `produce` opens a stream, sends `messages` of `bytes` each, and then finishes or, with `then=wait`, waits for ever or,
-//! with `then=send`, sends until others end the stream. `consume` binds a name, takes one stream, reads `messages` of it
-//! or all, and waits for ever.
+//! with `then=send`, sends until others end the stream. `consume` binds a name, takes one stream, or `streams`, reads
+//! `messages` of each or all, and waits for ever or, with `then=close`, closes the consumer and exits in the same moment.
+//! `block` binds a name, takes one stream and reads its first message; it opens a stream and sends `messages` of `bytes`
+//! each; then it blocks its only thread until it is given a line on its standard input, and finishes both streams.
+//!
 //! Each step is a line on the standard output; an error of a stream is `error CODE OFFSET TEXT`.
 
-use std::{collections::HashMap, env, process::ExitCode};
+use std::{
+    collections::HashMap,
+    env, io,
+    process::{self, ExitCode},
+};
 
-use trunkline::{Attachment, Bytes, Error};
+use tokio::task::JoinSet;
+use trunkline::{Attachment, Bytes, Error, Receiver};
+use trunkline_tests::payload::Digest;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -17,7 +26,8 @@ async fn main() -> ExitCode {
     let done = match role.as_str() {
         "produce" => produce(&given).await,
         "consume" => consume(&given).await,
-        _ => panic!("the role is produce or consume, not {role:?}"),
+        "block" => block(&given).await,
+        _ => panic!("the role is produce, consume or block, not {role:?}"),
     };
     if let Err(error) = done {
         let code = error.code().map_or_else(|| "-".to_owned(), |code| code.to_string());
@@ -71,16 +81,68 @@ async fn consume(given: &Given) -> Result<(), Error> {
     let job = attachment.job(given.text("job"), given.text("run"))?;
     let mut consumer = job.consumer(given.text("consumer"))?.bind().await?;
     println!("bound");
-    let mut receiver = consumer.accept().await?;
-    println!("accepted {}", receiver.producer().name);
-    let mut left = given.number("messages").unwrap_or(usize::MAX);
+    let mut reading = JoinSet::new();
+    let messages = given.number("messages").unwrap_or(usize::MAX);
+    for _ in 0..given.number("streams").unwrap_or(1) {
+        let receiver = consumer.accept().await?;
+        println!("accepted {}", receiver.producer().name);
+        reading.spawn(read(receiver, messages));
+    }
     let mut bytes = 0;
+    // Those that were not read to their end stay open.
+    let mut receivers = Vec::new();
+    while let Some(read) = reading.join_next().await {
+        let (receiver, length) = read.expect("no task panics")?;
+        bytes += length;
+        receivers.push(receiver);
+    }
+    println!("consumed {bytes}");
+    match given.0.get("then").map_or("wait", String::as_str) {
+        "wait" => std::future::pending().await,
+        "close" => {
+            let left = consumer.close().await?;
+            println!("closed {} {}", left.refused, left.unfinished);
+            // Nothing is dropped, and so nothing can linger: what was not handed over by now is lost.
+            process::exit(0);
+        }
+        other => panic!("then={other} is not known"),
+    }
+}
+
+/// Reads so many messages, or all; returns the receiver and how many bytes they were.
+async fn read(mut receiver: Receiver, messages: usize) -> Result<(Receiver, usize), Error> {
+    let (mut left, mut bytes) = (messages, 0);
     while left > 0
         && let Some(message) = receiver.recv().await?
     {
         left -= 1;
         bytes += message.len();
     }
-    println!("consumed {bytes}");
-    std::future::pending().await
+    Ok((receiver, bytes))
+}
+
+async fn block(given: &Given) -> Result<(), Error> {
+    let attachment = Attachment::connect(given.text("socket")).await?;
+    let job = attachment.job(given.text("job"), given.text("run"))?;
+    let mut consumer = job.consumer(given.text("consumer"))?.bind().await?;
+    println!("bound");
+    let mut sender = job.producer(given.text("producer"))?.open(given.text("address")).await?;
+    let mut receiver = consumer.accept().await?;
+    let mut received = Digest::default();
+    if let Some(first) = receiver.recv().await? {
+        received.add(&first);
+    }
+    for _ in 0..given.number("messages").unwrap_or_default() {
+        sender.send(Bytes::from(vec![7; given.number("bytes").unwrap_or(1)])).await?;
+    }
+    println!("blocked");
+    io::stdin().read_line(&mut String::new()).expect("standard input can be read");
+    println!("unblocked");
+    while let Some(message) = receiver.recv().await? {
+        received.add(&message);
+    }
+    println!("received {received:?}");
+    sender.finish().await?;
+    println!("finished");
+    attachment.close().await
 }
