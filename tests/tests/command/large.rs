@@ -2,7 +2,7 @@
 //! needed of memory for it.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{BufWriter, Write as _},
     time::Duration,
 };
@@ -18,6 +18,7 @@ use trunkline_tests::{
     binaries,
     cluster::Cluster,
     payload::{Random, seed},
+    sockets::peak_bytes,
 };
 
 use super::{ends, run, trunkline};
@@ -38,13 +39,6 @@ const SEND_BYTES: u64 = (256 << 20) + (64 << 10) + 4 * (256 << 10);
 /// link's buffers; state.
 const NODE_A_BYTES: u64 = (256 << 10) + (1 << 20) + (512 << 10) + (3 << 10);
 const NODE_B_BYTES: u64 = (1152 << 10) * 7 / 8 + (1 << 20) + (512 << 10) + (3 << 10);
-
-/// The most that the process has had resident so far.
-fn peak_bytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process's status");
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
-    kib.map_or_else(|| panic!("no VmHWM of {pid}"), |kib: u64| kib * 1024)
-}
 
 #[tokio::test]
 async fn two_gibibytes_come_out_as_they_went_in_and_memory_stays_below_its_formula() {
