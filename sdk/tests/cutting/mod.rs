@@ -8,12 +8,15 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use futures_sink::Sink as _;
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 use trunkline::{Attachment, Bytes, Consumer, Error, Producer, Receiver, Scatter, Sender};
 
+/// Longer than anything here takes; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// More polls than anything here needs.
 pub(crate) const POLLS_MAX: usize = 1000;
 /// The send budget of worlds in which sends wait for it: any message uses it up.
@@ -206,12 +209,15 @@ pub(crate) async fn short_of_budget_at_every_poll(
         let (mut holder, reading_nothing) = world.stream_with_credit().await;
         let permit = holder.reserve(9).await.unwrap();
         assert_eq!(world.attachment.metrics().send_budget_used_bytes, SHORT_SEND_BUDGET_BYTES);
-        let (done, sent_behind, ()) = tokio::join!(
-            biased;
-            cut(polls, act(&mut sender, message(0))),
-            behind.send(message(0)),
-            async { drop(permit) },
-        );
+        let sending = async {
+            tokio::join!(
+                biased;
+                cut(polls, act(&mut sender, message(0))),
+                behind.send(message(0)),
+                async { drop(permit) },
+            )
+        };
+        let (done, sent_behind, ()) = timeout(PATIENCE, sending).await.expect("nobody keeps the room from another");
         sent_behind.unwrap();
         let told = match polls {
             _ if done.is_some() => Told::Sent,
