@@ -209,16 +209,20 @@ pub(crate) async fn short_of_budget_at_every_poll(
         let (mut holder, reading_nothing) = world.stream_with_credit().await;
         let permit = holder.reserve(9).await.unwrap();
         assert_eq!(world.attachment.metrics().send_budget_used_bytes, SHORT_SEND_BUDGET_BYTES);
-        let sending = async {
-            tokio::join!(
-                biased;
-                cut(polls, act(&mut sender, message(0))),
-                behind.send(message(0)),
-                async { drop(permit) },
-            )
+        // On a task of its own, which nothing but its place in the queue wakes.
+        let release = async {
+            let blocked = world.attachment.metrics().sends_blocked;
+            let waiting = tokio::spawn(async move {
+                behind.send(message(0)).await.unwrap();
+                behind
+            });
+            while world.attachment.metrics().sends_blocked == blocked {
+                tokio::task::yield_now().await;
+            }
+            drop(permit);
+            timeout(PATIENCE, waiting).await.expect("nobody keeps the room from another").unwrap()
         };
-        let (done, sent_behind, ()) = timeout(PATIENCE, sending).await.expect("nobody keeps the room from another");
-        sent_behind.unwrap();
+        let (done, behind) = tokio::join!(biased; cut(polls, act(&mut sender, message(0))), release);
         let told = match polls {
             _ if done.is_some() => Told::Sent,
             0 => Told::NotSent,
