@@ -282,8 +282,9 @@
 //! [`Attachment::metrics`] is a snapshot of [counters](Metrics), for any system of metrics.
 //!
 //! Opens, ends and losses of streams are [`tracing`] events at the level `debug`, in a span for each stream (`send` or
-//! `receive`) with `job`, `run`, `producer`, `consumer` and `peer`. A sender's span is a child of the span in which it was
-//! opened. Messages have no headers: a trace context that is to travel with a message is part of it, in whatever form both
+//! `receive`) with `job`, `run`, `producer`, `consumer` and `peer`; those of a [`Gather`]'s streams are in one span of its
+//! own, `gather`. A sender's span is a child of the span in which it was opened, and a gather's of the one in which it was
+//! made. Messages have no headers: a trace context that is to travel with a message is part of it, in whatever form both
 //! ends agree on. With [W3C's `traceparent`](https://www.w3.org/TR/trace-context/#traceparent-header), which is 55 bytes
 //! in this version of it:
 //!

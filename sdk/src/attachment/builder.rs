@@ -186,3 +186,21 @@ fn local_socket(variable: Option<OsString>) -> (PathBuf, &'static str) {
         _ => (SOCKET_DEFAULT.into(), "the default path, for TRUNKLINE_SOCKET is not set"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_that_are_documented() {
+        let Options { software, receive_budget_bytes, send_budget_bytes, message_bytes_max, .. } =
+            AttachmentBuilder::default().options;
+        assert_eq!(software, format!("trunkline/{}", env!("CARGO_PKG_VERSION")));
+        assert_eq!((receive_budget_bytes, send_budget_bytes), (256 * 1024 * 1024, 256 * 1024 * 1024));
+        assert_eq!(message_bytes_max, 64 * 1024 * 1024);
+        let Options { connect_timeout, retry_within, stall_warn, .. } = AttachmentBuilder::default().options;
+        assert_eq!(connect_timeout, Duration::from_secs(10));
+        assert_eq!(retry_within, Duration::ZERO, "a first connect is tried once");
+        assert_eq!(stall_warn, Duration::from_secs(10));
+    }
+}

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod cancel;
+#[expect(dead_code, reason = "the tests of the link use the rest")]
+#[path = "../cutting/mod.rs"]
+mod cutting;
 mod drops;
 mod lifecycle;
 mod nodes;

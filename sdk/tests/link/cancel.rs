@@ -1,125 +1,36 @@
 //! Dropping a future of the sending half at any of its polls: what was told to be sent arrives once and in order; what
 //! was not told arrives at most once, whole, and in its place.
 
-use std::{
-    future::{self, Future},
-    pin::{Pin, pin},
-    task::Poll,
-};
+use std::{future, pin::Pin};
 
 use futures_sink::Sink;
-use tokio::{io::AsyncWriteExt as _, task::JoinHandle};
-use trunkline::{Attachment, Bytes, Consumer, Error, Producer, Receiver, Scatter, Sender};
+use tokio::io::AsyncWriteExt as _;
+use trunkline::{Attachment, Bytes, ErrorKind, Sender};
 
-use crate::{fake_node::job, relay::attached};
-
-/// More polls than anything here needs.
-const POLLS_MAX: usize = 1000;
-
-/// Polls a future `polls` times at most, each time after it was woken, and drops it then.
-async fn cut<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    let mut left = polls;
-    future::poll_fn(|cx| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        match future.as_mut().poll(cx) {
-            Poll::Ready(value) => Poll::Ready(Some(value)),
-            Poll::Pending if left == 0 => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
-
-/// What the producer knows of a message.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Told {
-    Sent,
-    Unknown,
-}
-
-/// The n-th message: its number is legible in it, and so is a torn one.
-fn message(number: usize) -> Bytes {
-    format!("{number}/").repeat(1000).into()
-}
-
-/// How a stream ended at its consumer, and what came before.
-type Read = (Vec<Bytes>, Result<(), Error>);
-
-/// Reads a stream to its end, on a task of its own: not before this one waits.
-fn reading(mut receiver: Receiver) -> JoinHandle<Read> {
-    tokio::spawn(async move {
-        let mut messages = Vec::new();
-        loop {
-            match receiver.recv().await {
-                Ok(Some(message)) => messages.push(message),
-                Ok(None) => return (messages, Ok(())),
-                Err(error) => return (messages, Err(error)),
-            }
-        }
-    })
-}
-
-/// Holds what arrived against what is known of what was sent.
-fn check(arrived: &[Bytes], known: &[(usize, Told)], what: &str, polls: usize) {
-    let mut rest = arrived.iter().peekable();
-    for &(number, told) in known {
-        let came = rest.next_if(|arrived| **arrived == message(number)).is_some();
-        assert!(came || told == Told::Unknown, "{what}, dropped after {polls} polls: message {number} is lost");
-    }
-    assert!(rest.next().is_none(), "{what}, dropped after {polls} polls: something came twice, torn or out of order");
-}
+use crate::{
+    cutting::{
+        self, POLLS_MAX, SHORT_SEND_BUDGET_BYTES, Sending, Told, World, check, cut, message, reading,
+        short_of_budget_at_every_poll, through_a_sink,
+    },
+    relay::attached,
+};
 
 /// A process whose consumer grants little at a time, and its own producer.
-struct World {
-    attachment: Attachment,
-    consumer: Consumer,
-    producer: Producer,
-}
-
-impl World {
-    async fn new() -> Self {
-        let builder = Attachment::builder().receive_budget_bytes(64 << 10).message_bytes_max(1 << 20);
-        let attachment = attached(builder).await;
-        let consumer = job(&attachment).consumer("sink").unwrap().bind().await.unwrap();
-        let producer = job(&attachment).producer("map").unwrap();
-        Self { attachment, consumer, producer }
-    }
-
-    async fn stream(&mut self) -> (Sender, Receiver) {
-        let sender = self.producer.open(self.consumer.address()).await.unwrap();
-        (sender, self.consumer.accept().await.unwrap())
-    }
-
-    /// Nothing of a stream that is over is left in the process.
-    async fn settled(&self) {
-        loop {
-            let metrics = self.attachment.metrics();
-            if metrics.sends_finished + metrics.sends_lost == metrics.opens {
-                assert_eq!(metrics.send_budget_used_bytes, 0);
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
+pub(crate) async fn world() -> World {
+    World::of(attached(Attachment::builder().receive_budget_bytes(64 << 10).message_bytes_max(1 << 20)).await).await
 }
 
 /// Sends until the consumer's credit is used up, so that what follows has to wait.
-fn fill(sender: &mut Sender, known: &mut Vec<(usize, Told)>) {
+pub(crate) fn fill(sender: &mut Sender, known: &mut Vec<(usize, Told)>) {
     while sender.try_send(message(known.len())).is_ok() {
         known.push((known.len(), Told::Sent));
     }
 }
 
-type Sending<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
-
-/// Does `act` with a sender whose credit is used up, dropped after 0, 1, 2, … polls until one is not dropped. The stream
-/// goes on after it.
-async fn at_every_poll(what: &str, act: impl for<'a> Fn(&'a mut Sender, Bytes) -> Sending<'a>) {
-    let mut world = World::new().await;
+/// Does `act` with a sender whose credit is used up, dropped after 0, 1, 2, … polls until one is not dropped; `dropped` is
+/// what is known of the message then. The stream goes on after it.
+async fn at_every_poll(what: &str, dropped: Told, act: impl for<'a> Fn(&'a mut Sender, Bytes) -> Sending<'a>) {
+    let mut world = world().await;
     for polls in 0..POLLS_MAX {
         let (mut sender, receiver) = world.stream().await;
         let mut known = Vec::new();
@@ -127,7 +38,12 @@ async fn at_every_poll(what: &str, act: impl for<'a> Fn(&'a mut Sender, Bytes) -
         let reading = reading(receiver);
         let number = known.len();
         let done = cut(polls, act(&mut sender, message(number))).await;
-        known.push((number, if done.is_some() { Told::Sent } else { Told::Unknown }));
+        let told = match polls {
+            _ if done.is_some() => Told::Sent,
+            0 => Told::NotSent,
+            _ => dropped,
+        };
+        known.push((number, told));
         sender.send(message(number + 1)).await.unwrap();
         known.push((number + 1, Told::Sent));
         sender.finish().await.unwrap();
@@ -146,12 +62,12 @@ async fn at_every_poll(what: &str, act: impl for<'a> Fn(&'a mut Sender, Bytes) -
 
 #[tokio::test]
 async fn a_send_may_be_dropped_at_any_poll() {
-    at_every_poll("send", |sender, message| Box::pin(sender.send(message))).await;
+    at_every_poll("send", Told::NotSent, |sender, message| Box::pin(sender.send(message))).await;
 }
 
 #[tokio::test]
 async fn a_reservation_may_be_dropped_at_any_poll() {
-    at_every_poll("reserve and send", |sender, message| {
+    at_every_poll("reserve and send", Told::NotSent, |sender, message| {
         Box::pin(async move { sender.reserve(message.len() + 100).await?.send(message) })
     })
     .await;
@@ -159,7 +75,7 @@ async fn a_reservation_may_be_dropped_at_any_poll() {
 
 #[tokio::test]
 async fn a_flush_may_be_dropped_at_any_poll() {
-    at_every_poll("send and flush", |sender, message| {
+    at_every_poll("send and flush", Told::Unknown, |sender, message| {
         Box::pin(async move {
             sender.send(message).await?;
             sender.flush().await
@@ -170,7 +86,7 @@ async fn a_flush_may_be_dropped_at_any_poll() {
 
 #[tokio::test]
 async fn a_sink_may_be_dropped_at_any_poll() {
-    at_every_poll("feed and flush a sink", |sender, message| {
+    at_every_poll("feed and flush a sink", Told::Sent, |sender, message| {
         Box::pin(async move {
             future::poll_fn(|cx| Pin::new(&mut *sender).poll_ready(cx)).await?;
             Pin::new(&mut *sender).start_send(message)?;
@@ -182,7 +98,7 @@ async fn a_sink_may_be_dropped_at_any_poll() {
 
 #[tokio::test]
 async fn a_write_may_be_dropped_at_any_poll() {
-    at_every_poll("write", |sender, message| {
+    at_every_poll("write", Told::NotSent, |sender, message| {
         Box::pin(async move {
             let written = sender.write(&message).await.unwrap();
             assert_eq!(written, message.len());
@@ -195,7 +111,7 @@ async fn a_write_may_be_dropped_at_any_poll() {
 #[tokio::test]
 async fn a_write_of_much_may_be_dropped_at_any_poll() {
     let bytes: Vec<u8> = (0_u32..100_000).flat_map(u32::to_le_bytes).collect();
-    let mut world = World::new().await;
+    let mut world = world().await;
     for polls in 0..POLLS_MAX {
         let (mut sender, receiver) = world.stream().await;
         let reading = reading(receiver);
@@ -214,24 +130,95 @@ async fn a_write_of_much_may_be_dropped_at_any_poll() {
     panic!("never through");
 }
 
-/// Ends a stream whose credit is used up, and which holds one more message.
-async fn end_at_every_poll(what: &str, end: impl Fn(Sender) -> Sending<'static>) {
-    let mut world = World::new().await;
+/// Ends streams whose credit is used up, and each of which holds one more message.
+pub(crate) async fn end_at_every_poll(what: &str, streams: usize, end: impl Fn(Vec<Sender>) -> Sending<'static>) {
+    let mut world = world().await;
+    for polls in 0..POLLS_MAX {
+        let (mut senders, receivers) = world.streams(streams).await;
+        let mut known = vec![Vec::new(); streams];
+        for (sender, known) in senders.iter_mut().zip(&mut known) {
+            fill(sender, known);
+            let number = known.len();
+            Pin::new(sender).start_send(message(number)).unwrap();
+            // A sender that is dropped before its end was asked for gives up what it has.
+            let told = if polls == 0 { Told::Unknown } else { Told::Sent };
+            known.iter_mut().for_each(|(_, known)| *known = told);
+            known.push((number, told));
+        }
+        let readings: Vec<_> = receivers.into_iter().map(reading).collect();
+        let done = cut(polls, end(senders)).await;
+        for (reading, known) in readings.into_iter().zip(known) {
+            let (arrived, clean) = reading.await.unwrap();
+            check(&arrived, &known, what, polls);
+            assert_eq!(clean.is_ok(), polls > 0, "{what}, dropped after {polls} polls");
+        }
+        world.settled().await;
+        if let Some(done) = done {
+            done.unwrap();
+            assert!(polls > 1, "{what} did not have to wait: this shows nothing");
+            return;
+        }
+    }
+    panic!("{what} is never through");
+}
+
+/// The one sender of a stream.
+fn only(senders: Vec<Sender>) -> Sender {
+    let [sender] = senders.try_into().unwrap();
+    sender
+}
+
+#[tokio::test]
+async fn a_finish_may_be_dropped_at_any_poll() {
+    end_at_every_poll("finish", 1, |senders| Box::pin(only(senders).finish())).await;
+}
+
+#[tokio::test]
+async fn a_close_may_be_dropped_at_any_poll() {
+    end_at_every_poll("close", 1, |senders| Box::pin(only(senders).close())).await;
+}
+
+fn close_sink(sender: &mut Sender) -> Sending<'_> {
+    Box::pin(future::poll_fn(move |cx| Pin::new(&mut *sender).poll_close(cx)))
+}
+
+fn shut_down(sender: &mut Sender) -> Sending<'_> {
+    Box::pin(async move {
+        sender.shutdown().await.unwrap();
+        Ok(())
+    })
+}
+
+#[tokio::test]
+async fn the_close_of_a_sink_may_be_dropped_with_its_sender_at_any_poll() {
+    end_at_every_poll("poll_close", 1, |senders| Box::pin(async move { close_sink(&mut only(senders)).await })).await;
+}
+
+#[tokio::test]
+async fn the_shutdown_of_a_writer_may_be_dropped_with_its_sender_at_any_poll() {
+    end_at_every_poll("shutdown", 1, |senders| Box::pin(async move { shut_down(&mut only(senders)).await })).await;
+}
+
+/// Ends a stream whose credit is used up, and which holds one more message, by a call that is dropped and then made
+/// again.
+async fn end_again_at_every_poll(what: &str, end: impl for<'a> Fn(&'a mut Sender) -> Sending<'a>) {
+    let mut world = world().await;
     for polls in 0..POLLS_MAX {
         let (mut sender, receiver) = world.stream().await;
         let mut known = Vec::new();
         fill(&mut sender, &mut known);
-        let number = known.len();
-        Pin::new(&mut sender).start_send(message(number)).unwrap();
-        // A sender that is dropped before its end was asked for gives up what it has.
-        let told = if polls == 0 { Told::Unknown } else { Told::Sent };
-        known.iter_mut().for_each(|(_, known)| *known = told);
-        known.push((number, told));
+        Pin::new(&mut sender).start_send(message(known.len())).unwrap();
+        known.push((known.len(), Told::Sent));
         let reading = reading(receiver);
-        let done = cut(polls, end(sender)).await;
+        let done = cut(polls, end(&mut sender)).await;
+        if polls > 0 {
+            let late = sender.try_send(message(known.len())).unwrap_err();
+            assert_eq!(late.kind(), ErrorKind::Invalid, "{what}, dropped after {polls} polls: the end was asked for");
+        }
+        end(&mut sender).await.unwrap();
         let (arrived, clean) = reading.await.unwrap();
+        clean.unwrap();
         check(&arrived, &known, what, polls);
-        assert_eq!(clean.is_ok(), polls > 0, "{what}, dropped after {polls} polls");
         world.settled().await;
         if let Some(done) = done {
             done.unwrap();
@@ -243,18 +230,18 @@ async fn end_at_every_poll(what: &str, end: impl Fn(Sender) -> Sending<'static>)
 }
 
 #[tokio::test]
-async fn a_finish_may_be_dropped_at_any_poll() {
-    end_at_every_poll("finish", |sender| Box::pin(sender.finish())).await;
+async fn the_close_of_a_sink_may_be_dropped_at_any_poll_and_called_again() {
+    end_again_at_every_poll("poll_close", close_sink).await;
 }
 
 #[tokio::test]
-async fn a_close_may_be_dropped_at_any_poll() {
-    end_at_every_poll("close", |sender| Box::pin(sender.close())).await;
+async fn the_shutdown_of_a_writer_may_be_dropped_at_any_poll_and_called_again() {
+    end_again_at_every_poll("shutdown", shut_down).await;
 }
 
 #[tokio::test]
 async fn an_open_may_be_dropped_at_any_poll() {
-    let mut world = World::new().await;
+    let mut world = world().await;
     for polls in 0..POLLS_MAX {
         let opened = cut(polls, world.producer.open(world.consumer.address())).await;
         if let Some(sender) = opened {
@@ -280,62 +267,45 @@ async fn an_open_may_be_dropped_at_any_poll() {
     panic!("open is never through");
 }
 
-#[tokio::test]
-async fn a_scatter_may_be_dropped_at_any_poll() {
-    let world = World::new().await;
-    for polls in 0..POLLS_MAX {
-        let address = world.consumer.address();
-        let opened = cut(polls, world.producer.scatter(vec![address.clone(); 5])).await;
-        let Some(scatter) = opened else {
-            // All opens were withdrawn.
-            world.settled().await;
-            assert_eq!(world.attachment.metrics().sends_finished, 0);
-            continue;
-        };
-        assert_eq!(scatter.unwrap().len(), 5);
-        assert!(polls > 1, "it did not have to wait: this shows nothing");
-        world.settled().await;
-        return;
-    }
-    panic!("scatter is never through");
+/// A process whose senders together may hold next to nothing.
+async fn short_world() -> World {
+    let builder = Attachment::builder().receive_budget_bytes(64 << 10).send_budget_bytes(SHORT_SEND_BUDGET_BYTES);
+    World::of(attached(builder).await).await
 }
 
 #[tokio::test]
-async fn a_broadcast_may_be_dropped_at_any_poll_and_reaches_all_or_none() {
-    let mut world = World::new().await;
-    for polls in 0..POLLS_MAX {
-        let (mut senders, mut receivers) = (Vec::new(), Vec::new());
-        for _ in 0..5 {
-            let (sender, receiver) = world.stream().await;
-            senders.push(sender);
-            receivers.push(receiver);
-        }
-        // One has credit for more, the others have to wait.
-        let mut known = vec![Vec::new(); 5];
-        for (sender, known) in senders.iter_mut().zip(&mut known).skip(1) {
-            fill(sender, known);
-        }
-        let reading: Vec<_> = receivers.into_iter().map(reading).collect();
-        let mut scatter: Scatter = senders.into_iter().collect();
-        let done = cut(polls, scatter.broadcast(message(77))).await;
-        assert!(scatter.broadcast(message(78)).await.is_empty());
-        assert!(scatter.finish().await.is_empty());
-        for (reading, mut known) in reading.into_iter().zip(known) {
-            let (arrived, end) = reading.await.unwrap();
-            end.unwrap();
-            // The first poll begins it: from there on each consumer gets it.
-            if polls > 0 {
-                known.push((77, Told::Sent));
-            }
-            known.push((78, Told::Sent));
-            check(&arrived, &known, "broadcast", polls);
-        }
-        world.settled().await;
-        if let Some(failed) = done {
-            assert!(failed.is_empty());
-            assert!(polls > 1, "it did not have to wait: this shows nothing");
-            return;
-        }
-    }
-    panic!("broadcast is never through");
+async fn a_send_that_waits_for_the_budget_may_be_dropped_at_any_poll() {
+    short_of_budget_at_every_poll(&mut short_world().await, "send", Told::NotSent, |sender, message| {
+        Box::pin(sender.send(message))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reservation_that_waits_for_the_budget_may_be_dropped_at_any_poll() {
+    short_of_budget_at_every_poll(&mut short_world().await, "reserve and send", Told::NotSent, |sender, message| {
+        Box::pin(async move { sender.reserve(message.len() + 100).await?.send(message) })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_write_that_waits_for_the_budget_may_be_dropped_at_any_poll() {
+    short_of_budget_at_every_poll(&mut short_world().await, "write", Told::NotSent, |sender, message| {
+        Box::pin(async move {
+            assert_eq!(sender.write(&message).await.unwrap(), message.len());
+            Ok(())
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_held_message_that_waits_for_the_budget_goes_out_whatever_is_dropped() {
+    short_of_budget_at_every_poll(&mut short_world().await, "sink", Told::Sent, through_a_sink).await;
+}
+
+#[tokio::test]
+async fn a_broadcast_that_waits_for_the_budget_may_be_dropped_at_any_poll() {
+    cutting::a_broadcast_short_of_budget_at_every_poll(&mut short_world().await).await;
 }

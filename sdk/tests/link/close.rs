@@ -1,6 +1,9 @@
 //! Closing a consumer or a gather: what is handed over first, and what was left.
 
-use std::pin::pin;
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use trunkline::{Attachment, Bytes, Code, ErrorKind, Expected, Sender};
 use trunkline_proto::{
@@ -13,8 +16,13 @@ use crate::{
     gather::{bound, next},
 };
 
+/// Far more than a socket takes, in one message.
+pub(crate) const CLOG_BYTES: usize = 4 << 20;
+/// Enough credit for it.
+pub(crate) const CLOG_CREDIT: u64 = 8 << 20;
+
 /// What the node is told up to the end of the bind: `stream finished` or `stream code`.
-async fn told_before_unbind(link: &mut Link) -> Vec<String> {
+pub(crate) async fn told_before_unbind(link: &mut Link) -> Vec<String> {
     let mut told = Vec::new();
     loop {
         match link.next().await {
@@ -26,6 +34,17 @@ async fn told_before_unbind(link: &mut Link) -> Vec<String> {
     }
     told.sort();
     told
+}
+
+/// Sends more than the socket takes, on a stream with credit for it, while the node does not read: whatever is said later
+/// waits behind it.
+pub(crate) async fn clog(attachment: &Attachment, sender: &mut Sender) {
+    let before = attachment.metrics().data_frames_sent;
+    sender.send(Bytes::from(vec![0; CLOG_BYTES])).await.unwrap();
+    // A socket takes 208 KiB as systems come, and a frame is 64 KiB.
+    while attachment.metrics().data_frames_sent < before + 5 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -47,23 +66,13 @@ async fn closing_a_consumer_hands_over_what_its_streams_had_to_say_and_tells_wha
     assert_eq!(unfinished.recv().await.unwrap().unwrap(), "goes on");
 }
 
-/// Sends what the socket does not take, 200 KiB or so by default, to a node that does not read: whatever the link's thread
-/// is given to write from now on stands behind a quarter of a mebibyte.
-async fn fill_the_socket(attachment: &Attachment, mut sender: Sender) -> Sender {
-    sender.send(Bytes::from(vec![0; 4 << 20])).await.unwrap();
-    while attachment.metrics().data_frames_sent < 4 {
-        tokio::task::yield_now().await;
-    }
-    sender
-}
-
 #[tokio::test]
 async fn an_abort_behind_the_end_mark_leaves_no_word_unsaid() {
     let (attachment, mut link) = attach().await;
     let (mut consumer, bind) = bind(&attachment, &mut link).await;
     link.offer(bind, 1, "map").await;
     let mut receiver = consumer.accept().await.unwrap();
-    let (sender, _) = open(&attachment, &mut link, 8 << 20).await;
+    let (mut clogging, _) = open(&attachment, &mut link, CLOG_CREDIT).await;
     link.push_data(1, 0, &finished(&[b"one"])).await;
     link.push(Abort { stream: 1, code: Code::Draining, offset: 0, text: String::new() }).await;
     link.offer(bind, 3, "map").await;
@@ -73,7 +82,7 @@ async fn an_abort_behind_the_end_mark_leaves_no_word_unsaid() {
     cut.cancel("enough");
     link.find(|frame| matches!(frame, Frame::Abort(_)).then_some(())).await;
     // All words are written now. What follows does not fit.
-    let _sender = fill_the_socket(&attachment, sender).await;
+    clog(&attachment, &mut clogging).await;
     let error = consumer.close().await.unwrap_err();
     assert_eq!(error.to_string(), "consumer job/sink@node-a: within 5s the node did not take the end of the bind");
 }
@@ -84,8 +93,8 @@ async fn what_does_not_fit_into_the_socket_in_time_is_named() {
     let (mut consumer, bind) = bind(&attachment, &mut link).await;
     link.offer(bind, 1, "map").await;
     let mut receiver = consumer.accept().await.unwrap();
-    let (sender, _) = open(&attachment, &mut link, 8 << 20).await;
-    let _sender = fill_the_socket(&attachment, sender).await;
+    let (mut clogging, _) = open(&attachment, &mut link, CLOG_CREDIT).await;
+    clog(&attachment, &mut clogging).await;
     link.push_data(1, 0, &finished(&[b"one"])).await;
     receiver.recv().await.unwrap();
     assert_eq!(receiver.recv().await.unwrap(), None);
@@ -152,4 +161,26 @@ async fn closing_a_gather_cancels_the_unfinished_and_accounts_for_all_that_were_
     assert_eq!((closed.finished, closed.lost, closed.cancelled), (1, 1, 1));
     assert_eq!((closed.unfinished, closed.missing), (2, 1));
     assert_eq!(told_before_unbind(&mut link).await, ["1 finished", "5 cancelled", "7 cancelled", "9 cancelled"]);
+}
+
+#[tokio::test]
+async fn an_attachment_whose_node_reads_nothing_is_closed_in_time_and_says_so() {
+    let (attachment, mut link) = attach().await;
+    let (mut sender, _) = open(&attachment, &mut link, CLOG_CREDIT).await;
+    clog(&attachment, &mut sender).await;
+    let error = attachment.close().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert_eq!(sender.send(Bytes::new()).await.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_does_not_wait_for_long_for_a_node_that_reads_nothing() {
+    let (attachment, mut link) = attach().await;
+    let (mut sender, _) = open(&attachment, &mut link, CLOG_CREDIT).await;
+    clog(&attachment, &mut sender).await;
+    drop(attachment);
+    let begun = Instant::now();
+    drop(sender);
+    // One second is what is documented; `close` would take five.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }

@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use trunkline::{Attachment, Code, ErrorKind};
 use trunkline_proto::{
-    frame::Frame,
+    frame::{Decoder, Frame},
     message::{LinkHello, Refused},
     version::Offer,
 };
@@ -52,6 +52,33 @@ async fn the_hello_says_who_speaks_and_the_answer_who_answers() {
     assert_eq!((said.software.as_str(), said.pid), ("wordcount-map", std::process::id()));
     let attachment = attachment.unwrap();
     assert_eq!((attachment.node().as_str(), attachment.cluster()), ("node-a", "test"));
+}
+
+#[tokio::test]
+async fn the_node_is_told_at_most_128_bytes_of_what_the_process_calls_itself_and_no_torn_character() {
+    let node = FakeNode::listen();
+    let name = format!("x{}", "é".repeat(100));
+    let greet = async {
+        let mut link = node.accept().await;
+        let (mut raw, mut decoder) = (Vec::new(), Decoder::default());
+        let said = loop {
+            let before = raw.len();
+            link.socket.read_buf(&mut raw).await.unwrap();
+            decoder.buffer().extend_from_slice(&raw[before..]);
+            if let Some(frame) = decoder.next().unwrap() {
+                break frame;
+            }
+        };
+        link.push(hello()).await;
+        (said, raw, link)
+    };
+    let (attachment, (said, raw, _link)) =
+        tokio::join!(Attachment::builder().software(&name).connect(&node.path), greet);
+    attachment.unwrap();
+    let Frame::LinkHello(said) = said else { panic!("a HELLO is expected") };
+    assert_eq!(said.software, format!("x{}", "é".repeat(63)), "127 bytes: of the next character one would be left");
+    // Decoding cuts too: what lies on the wire is no longer either.
+    assert_eq!(raw.iter().filter(|byte| **byte == "é".as_bytes()[0]).count(), 63);
 }
 
 #[tokio::test]
@@ -131,13 +158,21 @@ async fn settings_out_of_range_are_refused_before_anything_is_done() {
     let builders = [
         Attachment::builder().receive_budget_bytes(1),
         Attachment::builder().send_budget_bytes(0),
-        Attachment::builder().message_bytes_max(usize::MAX),
+        Attachment::builder().message_bytes_max(0),
+        Attachment::builder().message_bytes_max(1 << 30),
         Attachment::builder().stall_warn(Duration::ZERO),
     ];
     for builder in builders {
         let error = builder.connect(Path::new("/nonexistent")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     }
+}
+
+#[tokio::test]
+async fn the_longest_message_may_be_set_to_one_byte_less_than_1_gib() {
+    let builder = Attachment::builder().message_bytes_max((1 << 30) - 1);
+    // It is taken: what fails is the connecting.
+    assert_eq!(builder.connect("/nonexistent/x.sock").await.unwrap_err().kind(), ErrorKind::Connect);
 }
 
 #[tokio::test]

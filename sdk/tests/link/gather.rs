@@ -1,5 +1,6 @@
 //! `gather`: order of arrival, lost producers, who is expected.
 
+use futures_util::StreamExt;
 use trunkline::{Code, Consumer, ErrorKind, Expected, Gather, Gathered};
 use trunkline_proto::{
     frame::Frame,
@@ -16,10 +17,14 @@ pub(crate) async fn bound() -> (trunkline::Attachment, Link, Consumer, u64) {
 
 /// `producer: message` or `producer lost: code at offset`.
 pub(crate) async fn next(gather: &mut Gather) -> Option<String> {
-    gather.next().await.map(|gathered| match gathered.unwrap() {
+    gather.next().await.map(|gathered| said(gathered.unwrap()))
+}
+
+fn said(gathered: Gathered) -> String {
+    match gathered {
         Gathered::Message { producer, message } => format!("{}: {}", producer.name, String::from_utf8_lossy(&message)),
         Gathered::Lost(lost) => format!("{} lost: {} at {}", lost.producer.name, lost.code, lost.offset),
-    })
+    }
 }
 
 async fn refusal(link: &mut Link, stream: u64) -> (Code, String) {
@@ -75,6 +80,22 @@ async fn a_lost_producer_is_an_item_and_the_others_go_on() {
     assert_eq!(next(&mut gather).await.unwrap(), "b: three");
     assert_eq!(next(&mut gather).await, None);
     assert_eq!((gather.finished(), gather.lost()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_gather_is_a_stream_that_ends_after_its_last_producer() {
+    let (_attachment, mut link, consumer, bind) = bound().await;
+    let mut gather = consumer.gather(Expected::Count(3));
+    for (stream, name) in [(1, "a"), (3, "b"), (5, "c")] {
+        link.offer(bind, stream, name).await;
+    }
+    link.push_data(1, 0, &finished(&[b"one", b"two"])).await;
+    link.push(Abort { stream: 3, code: Code::ProducerGone, offset: 0, text: String::new() }).await;
+    link.push_data(5, 0, &finished(&[b"three"])).await;
+    let all: Vec<_> = gather.by_ref().map(|gathered| said(gathered.unwrap())).collect().await;
+    assert_eq!(all, ["a: one", "a: two", "b lost: producer_gone at 0", "c: three"]);
+    assert_eq!((gather.finished(), gather.lost()), (2, 1));
+    assert!(StreamExt::next(&mut gather).await.is_none());
 }
 
 #[tokio::test]

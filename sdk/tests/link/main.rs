@@ -5,10 +5,14 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod cancel;
+mod cancel_close;
 mod cancel_receive;
+mod cancel_scatter;
 mod close;
 mod connect;
 mod crossing;
+#[path = "../cutting/mod.rs"]
+mod cutting;
 mod events;
 mod fake_node;
 mod gather;

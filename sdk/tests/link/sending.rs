@@ -10,11 +10,14 @@ use futures_sink::Sink;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use trunkline::{Attachment, Bytes, Code, Error, ErrorKind, Sender};
 use trunkline_proto::{
-    frame::Frame,
+    frame::{DATA_BYTES_MAX, Frame},
     message::{Abort, Credit},
 };
 
-use crate::fake_node::{FakeNode, Link, attach, credit, finished, framed, open, poll_once};
+use crate::{
+    close::{CLOG_BYTES, CLOG_CREDIT, clog},
+    fake_node::{FakeNode, Link, attach, credit, finished, framed, open, poll_once},
+};
 
 fn message(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
@@ -142,6 +145,40 @@ async fn a_permit_that_outlives_its_stream_gives_its_room_back() {
     assert_eq!(permit.send(message("late")).unwrap_err().code(), Some(Code::ConsumerGone));
     sending.await.unwrap();
     assert_eq!(attachment.metrics().send_budget_used_bytes, 6);
+}
+
+#[tokio::test]
+async fn a_lone_message_leaves_at_once_though_nothing_is_flushed() {
+    let (attachment, mut link) = attach().await;
+    let (mut sender, stream) = open(&attachment, &mut link, 1000).await;
+    sender.try_send(message("alone")).unwrap();
+    assert_eq!(link.data(stream, 6).await, framed(&[b"alone"]));
+    assert_eq!(attachment.metrics().data_frames_sent, 1);
+}
+
+#[tokio::test]
+async fn small_messages_that_wait_for_the_line_travel_together() {
+    let (attachment, mut link) = attach().await;
+    let (mut sender, stream) = open(&attachment, &mut link, 1 << 20).await;
+    let (mut clogging, _) = open(&attachment, &mut link, CLOG_CREDIT).await;
+    clog(&attachment, &mut clogging).await;
+    let messages: Vec<Bytes> = (0..1000).map(|number| Bytes::from(format!("{number:064}"))).collect();
+    for message in &messages {
+        sender.try_send(message.clone()).unwrap();
+    }
+    let expected = framed(&messages.iter().map(Bytes::as_ref).collect::<Vec<_>>());
+    let (mut bytes, mut frames) = (Vec::new(), 0);
+    while bytes.len() < expected.len() {
+        let Frame::Data(header, payload) = link.next().await else { continue };
+        if header.stream == stream {
+            assert_eq!(header.offset, bytes.len() as u64);
+            bytes.extend_from_slice(&payload);
+            frames += 1;
+        }
+    }
+    assert!(bytes == expected, "the bytes are not those that were sent");
+    // Until the line is full the two streams take turns, and a turn is a frame; what waits then goes in two at most.
+    assert!(frames <= CLOG_BYTES / DATA_BYTES_MAX + 2, "{frames} frames");
 }
 
 fn ready(sender: &mut Sender) -> Poll<Result<(), Error>> {
