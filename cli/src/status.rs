@@ -10,7 +10,7 @@ use crate::{
     admin,
     arguments::StatusArguments,
     failure::Failure,
-    output::print,
+    output::{answered, print},
     table::{
         Align::{Left, Right},
         table,
@@ -19,7 +19,7 @@ use crate::{
 
 /// Asks the node, and prints what it says.
 pub(crate) async fn run(arguments: &StatusArguments) -> Result<(), Failure> {
-    let status = admin::status(&arguments.admin.admin).await?;
+    let status = answered(admin::status(&arguments.admin.admin).await, arguments.admin.json)?;
     print(&if arguments.admin.json { format!("{}\n", to_json(&status)) } else { to_text(&status) })
 }
 

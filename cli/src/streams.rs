@@ -8,7 +8,7 @@ use crate::{
     admin,
     arguments::StreamsArguments,
     failure::Failure,
-    output::print,
+    output::{answered, print},
     table::{
         Align::{Left, Right},
         table,
@@ -17,7 +17,7 @@ use crate::{
 
 /// Asks the node, and prints what it says.
 pub(crate) async fn run(arguments: &StreamsArguments) -> Result<(), Failure> {
-    let streams = admin::streams(&arguments.admin.admin, &arguments.filter).await?;
+    let streams = answered(admin::streams(&arguments.admin.admin, &arguments.filter).await, arguments.admin.json)?;
     print(&if arguments.admin.json {
         format!("{}\n", json!({ "streams": streams.iter().map(stream_json).collect::<Vec<_>>() }))
     } else {

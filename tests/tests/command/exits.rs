@@ -1,5 +1,6 @@
 //! Each exit code.
 
+use serde_json::Value;
 use tokio::join;
 use trunkline_tests::{cluster::Cluster, eventually, in_time};
 
@@ -32,6 +33,10 @@ async fn usage_is_2_and_no_node_is_3() {
             let ended = run(trunkline(node, arguments), b"").await.with(3, "trunkline: error: cannot ");
             assert!(ended.stderr.contains(empty) && ended.stderr.contains("is trunkline-node running"), "{ended:?}");
             assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+            if arguments[1] == "--json" {
+                let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
+                assert_eq!(told["error"]["exit_code"], 3, "{told}");
+            }
         }
         node.terminate();
         node.exited().await;
