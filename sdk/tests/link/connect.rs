@@ -231,10 +231,14 @@ async fn a_retry_that_is_given_up_closes_its_socket() {
     assert!(link.next_or_end().await.is_none());
 }
 
-/// This test again, in a process of its own with another environment.
+/// Set in the process that only says what it finds.
+const SAYS: &str = "SAYS_WHERE_THE_LOCAL_NODE_IS";
+
+/// The test below again, in a process of its own with another environment.
 fn with_socket_variable(value: Option<&str>) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--ignored", "--exact", "--nocapture", "connect::prints_why_the_local_node_is_not_reached"]);
+    let name = "connect::the_local_node_is_where_the_variable_says_or_at_the_default_path_and_the_error_says_which";
+    command.args(["--exact", "--nocapture", name]).env(SAYS, "");
     match value {
         Some(value) => command.env("TRUNKLINE_SOCKET", value),
         None => command.env_remove("TRUNKLINE_SOCKET"),
@@ -243,16 +247,14 @@ fn with_socket_variable(value: Option<&str>) -> Output {
 }
 
 #[tokio::test]
-#[ignore = "run by the test below, in a process whose environment that sets"]
-async fn prints_why_the_local_node_is_not_reached() {
-    match Attachment::connect_local().await {
-        Ok(attachment) => println!("reached {}", attachment.node()),
-        Err(error) => println!("{error}"),
+async fn the_local_node_is_where_the_variable_says_or_at_the_default_path_and_the_error_says_which() {
+    if std::env::var_os(SAYS).is_some() {
+        match Attachment::connect_local().await {
+            Ok(attachment) => println!("reached {}", attachment.node()),
+            Err(error) => println!("{error}"),
+        }
+        return;
     }
-}
-
-#[test]
-fn the_local_node_is_where_the_variable_says_or_at_the_default_path_and_the_error_says_which() {
     let said = |value| String::from_utf8(with_socket_variable(value).stdout).unwrap();
     let named = said(Some("/nonexistent/x.sock"));
     assert!(named.contains("/nonexistent/x.sock: No such file"), "{named}");
