@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::time::{sleep, timeout};
-use trunkline::{Attachment, Bytes};
+use trunkline::{Attachment, Bytes, Consumer, Receiver, Sender};
 
 use crate::{
     nodes::{Nodes, job},
@@ -19,20 +19,24 @@ use crate::{
 /// Longer than any node takes to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A stream from one to the other.
+async fn stream(from: &Attachment, to: &Attachment) -> (Sender, Receiver, Consumer) {
+    let mut consumer = job(to).consumer("sink").unwrap().bind().await.unwrap();
+    let producer = job(from).producer("map").unwrap();
+    let (sender, receiver) = tokio::join!(producer.open(consumer.address()), consumer.accept());
+    (sender.unwrap(), receiver.unwrap(), consumer)
+}
+
 #[tokio::test]
 async fn dropping_the_last_handle_while_a_finished_stream_is_stalled_frees_the_address() {
     let nodes = Nodes::new().await;
     let (a, b) = nodes.embed().await;
-    let mut consumer = job(&b).consumer("sink").unwrap().bind().await.unwrap();
-    let producer = job(&a).producer("map").unwrap();
-    let (sender, receiver) = tokio::join!(producer.open(consumer.address()), consumer.accept());
-    let (mut sender, _receiver) = (sender.unwrap(), receiver.unwrap());
+    let (mut sender, _receiver, _consumer) = stream(&a, &b).await;
     sender.send(Bytes::from(vec![0; 30 << 20])).await.unwrap();
     {
         let mut finishing = pin!(sender.finish());
         assert!(poll_once(finishing.as_mut()).is_none());
     }
-    drop(producer);
     drop(a);
     UdpSocket::bind(nodes.a.listen).unwrap();
 }
@@ -41,13 +45,9 @@ async fn dropping_the_last_handle_while_a_finished_stream_is_stalled_frees_the_a
 async fn dropping_the_last_handle_with_a_handed_over_unconsumed_stream_frees_the_address() {
     let nodes = Nodes::new().await;
     let (a, b) = nodes.embed().await;
-    let mut consumer = job(&b).consumer("sink").unwrap().bind().await.unwrap();
-    let producer = job(&a).producer("map").unwrap();
-    let (sender, receiver) = tokio::join!(producer.open(consumer.address()), consumer.accept());
-    let (mut sender, _receiver) = (sender.unwrap(), receiver.unwrap());
+    let (mut sender, _receiver, _consumer) = stream(&a, &b).await;
     sender.send(Bytes::from_static(b"unread")).await.unwrap();
     sender.close().await.unwrap();
-    drop(producer);
     drop(a);
     UdpSocket::bind(nodes.a.listen).unwrap();
 }
@@ -66,13 +66,9 @@ impl Wake for Owns {
 async fn the_last_handle_may_be_dropped_on_the_nodes_thread() {
     let nodes = Nodes::new().await;
     let (a, b) = nodes.embed().await;
-    let mut consumer = job(&b).consumer("sink").unwrap().bind().await.unwrap();
-    let producer = job(&a).producer("map").unwrap();
-    let (sender, receiver) = tokio::join!(producer.open(consumer.address()), consumer.accept());
-    let (mut sender, receiver) = (sender.unwrap(), receiver.unwrap());
+    let (mut sender, receiver, _consumer) = stream(&a, &b).await;
     sender.send(Bytes::from_static(b"unread")).await.unwrap();
     sender.close().await.unwrap();
-    drop(producer);
     let mut events = a.events();
     events.next().await.unwrap();
     let owns = Arc::new(Owns(Mutex::new(Some(a))));
