@@ -88,7 +88,7 @@ mod tests {
     };
 
     use tracing::Level;
-    use trunkline_proto::id::Incarnation;
+    use trunkline_proto::id::{Incarnation, Weight};
 
     use super::*;
 
@@ -130,6 +130,7 @@ mod tests {
             consumer: "reduce".parse().unwrap(),
             node: "node-b".parse().unwrap(),
             epoch: 0,
+            weight: Weight::MIN,
         }
     }
 

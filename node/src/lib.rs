@@ -13,7 +13,7 @@
 //! | [`embedded`] | the composition root: a node's start, tasks and end, and the link of a program that it is embedded in |
 //! | `node` | what a node is made of: attach, open, bind, drain |
 //! | `relay` | one stream in transit, and the table of all of them |
-//! | `outlet`, `schedule` | what waits to be written to one connection, and whose turn it is |
+//! | `outlet` | what waits to be written to one connection, in the order of [`trunkline_session::Schedule`] |
 //! | `bindings` | consumer names, and opens that wait for one |
 //! | `link` | attached processes |
 //! | `trunk` | peers: who dials, the writer, the readers |
@@ -35,7 +35,6 @@ mod node;
 mod outlet;
 mod refusals;
 mod relay;
-mod schedule;
 mod status;
 mod trunk;
 

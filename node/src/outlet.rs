@@ -12,11 +12,9 @@ use std::{
 
 use tokio::sync::Notify;
 use trunkline_proto::{frame::Frame, id::JobId};
+use trunkline_session::Schedule;
 
-use crate::{
-    relay::{Relay, Side},
-    schedule::Schedule,
-};
+use crate::relay::{Relay, Side};
 
 /// Frames about the connection as a whole that may wait. They answer what its other side asked: one that asks so much
 /// and reads so little is given up.
@@ -139,7 +137,7 @@ impl Outlet {
     /// A relay that had no data has some. The relay sees to it that it is in here once.
     pub(crate) fn push_data(&self, relay: &Rc<Relay>) {
         if !self.closed.get() {
-            self.data.borrow_mut().activate(&relay.open.job, Rc::clone(relay));
+            self.data.borrow_mut().activate(&relay.open.job, relay.open.weight, Rc::clone(relay));
             self.wake.notify_one();
         }
     }
@@ -172,7 +170,7 @@ impl Outlet {
         let mut data = self.data.borrow_mut();
         data.served(&relay.open.job, bytes);
         if has_more && !self.closed.get() {
-            data.requeue(&relay.open.job, Rc::clone(relay));
+            data.requeue(&relay.open.job, relay.open.weight, Rc::clone(relay));
         }
     }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     code::Code,
     framing,
-    id::{ConsumerName, Incarnation, JobId, JobName, NAME_BYTES_MAX, NodeId, ProducerName, RunId},
+    id::{ConsumerName, Incarnation, JobId, JobName, NAME_BYTES_MAX, NodeId, ProducerName, RunId, Weight},
     message::{StreamKey, TEXT_BYTES_MAX},
     version::Offer,
 };
@@ -44,12 +44,27 @@ fn job() -> impl Strategy<Value = JobId> {
     (name::<JobName>(), name::<RunId>()).prop_map(|(name, run)| JobId { name, run })
 }
 
+fn weight() -> impl Strategy<Value = Weight> {
+    (1..=100_u32).prop_map(|weight| weight.try_into().unwrap())
+}
+
 fn open() -> impl Strategy<Value = Open> {
     let names = (job(), name::<ProducerName>(), name::<ConsumerName>(), name::<NodeId>());
-    let rest = (prop::option::of(name::<NodeId>()), incarnation(), number(), number(), any::<u32>());
-    (names, rest).prop_map(|((job, producer, consumer, node), (producer_node, incarnation, stream, number, epoch))| {
-        Open { stream, job, producer, producer_node, incarnation, number, consumer, node, epoch }
-    })
+    let rest = (prop::option::of(name::<NodeId>()), incarnation(), number(), number(), any::<u32>(), weight());
+    (names, rest).prop_map(
+        |((job, producer, consumer, node), (producer_node, incarnation, stream, number, epoch, weight))| Open {
+            stream,
+            job,
+            producer,
+            producer_node,
+            incarnation,
+            number,
+            consumer,
+            node,
+            epoch,
+            weight,
+        },
+    )
 }
 
 fn key() -> impl Strategy<Value = StreamKey> {
@@ -514,6 +529,7 @@ fn docs_wire_md_shows_these_very_bytes() {
         consumer: "reduce-3".try_into().unwrap(),
         node: "node-b".try_into().unwrap(),
         epoch: 0,
+        weight: Weight::MIN,
     };
     let credit = Credit { stream: 2, epoch: 0, received: 3, consumed: 3, limit: 16_387, finished: false };
     let abort = Abort { stream: 2, code: Code::ConsumerGone, offset: 3, text: "it exited".into() };

@@ -51,6 +51,44 @@ pub enum IdError {
     /// An incarnation is not 16 bytes, or not 32 hexadecimal digits.
     #[error("an incarnation is 128 bits: 16 bytes, or 32 hexadecimal digits")]
     Incarnation,
+    /// A weight is out of its bounds.
+    #[error("weight {0} is outside 1 to 100")]
+    Weight(u32),
+}
+
+/// A job's share of a busy line beside that of other jobs: one of weight 3 gets three times the bytes of one of weight
+/// 1, the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Weight(u8);
+
+impl Weight {
+    /// The least, and the default.
+    pub const MIN: Self = Self(1);
+    /// The most: a round of the jobs gets no longer than it would with so many jobs.
+    pub const MAX: Self = Self(100);
+
+    /// The number, 1 to 100.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::MIN
+    }
+}
+
+impl TryFrom<u32> for Weight {
+    type Error = IdError;
+
+    fn try_from(weight: u32) -> Result<Self, IdError> {
+        match u8::try_from(weight) {
+            Ok(small @ 1..=100) => Ok(Self(small)),
+            _ => Err(IdError::Weight(weight)),
+        }
+    }
 }
 
 fn validate(what: &'static str, text: &str) -> Result<(), IdError> {

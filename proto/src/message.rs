@@ -4,7 +4,7 @@
 
 use crate::{
     code::Code,
-    id::{ConsumerName, IdError, Incarnation, JobId, NodeId, ProducerName},
+    id::{ConsumerName, IdError, Incarnation, JobId, NodeId, ProducerName, Weight},
     version::Offer,
     wire,
 };
@@ -53,6 +53,8 @@ pub struct Open {
     pub node: NodeId,
     /// Counts resumptions; 0 when the stream is new.
     pub epoch: u32,
+    /// The job's weight, as this producer has it.
+    pub weight: Weight,
 }
 
 /// A stream taken up again on another path.
@@ -244,6 +246,8 @@ impl Message for Open {
             number: self.number,
             epoch: self.epoch,
             producer_node: self.producer_node.as_ref().map(ToString::to_string).unwrap_or_default(),
+            // 1 is said by saying nothing.
+            weight: if self.weight == Weight::MIN { 0 } else { self.weight.get().into() },
         }
     }
     fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
@@ -258,6 +262,7 @@ impl Message for Open {
             consumer: wire.consumer.try_into()?,
             node: wire.node.try_into()?,
             epoch: wire.epoch,
+            weight: if wire.weight == 0 { Weight::MIN } else { wire.weight.try_into()? },
         })
     }
 }

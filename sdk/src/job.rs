@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use trunkline_proto::id::{ConsumerAddress, ConsumerName, Incarnation, JobId, ProducerName};
+use trunkline_proto::id::{ConsumerAddress, ConsumerName, Incarnation, JobId, ProducerName, Weight};
 
 use crate::{
     attachment::Handle,
@@ -48,7 +48,12 @@ impl Job {
         let name = name.try_into().map_err(Error::invalid)?;
         let incarnation = draw_incarnation()?;
         let life = Life { name, incarnation, next_number: AtomicU64::new(1) };
-        Ok(Producer { handle: Arc::clone(&self.handle), job: self.id.clone(), life: Arc::new(life) })
+        Ok(Producer {
+            handle: Arc::clone(&self.handle),
+            job: self.id.clone(),
+            life: Arc::new(life),
+            weight: Weight::default(),
+        })
     }
 
     /// A consumer of this job on the local node, to be bound with [`ConsumerBuilder::bind`]. Nothing is sent.
@@ -76,6 +81,7 @@ pub struct Producer {
     handle: Arc<Handle>,
     job: JobId,
     life: Arc<Life>,
+    weight: Weight,
 }
 
 #[derive(Debug)]
@@ -96,6 +102,19 @@ impl Producer {
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
         self.life.incarnation
+    }
+
+    /// The weight of its job, 1 to 100, for the streams that are opened from now on; 1 unless set.
+    ///
+    /// Where streams of several jobs wait for one line, a job of weight 3 gets three times the bytes of a job of weight 1,
+    /// whatever the number of their streams. Producers of one job are to say the same weight: the last one that comes to
+    /// have something to send is believed.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::ErrorKind::Invalid) for a weight out of these bounds.
+    pub fn weight(mut self, weight: u32) -> Result<Self, Error> {
+        self.weight = weight.try_into().map_err(Error::invalid)?;
+        Ok(self)
     }
 
     /// Opens a stream to a consumer of the same job: `job/consumer@node`.
@@ -160,6 +179,7 @@ impl Producer {
             incarnation: self.life.incarnation,
             number: self.life.next_number.fetch_add(1, Ordering::Relaxed),
             address,
+            weight: self.weight,
         };
         let cell = Arc::new(SendCell::new(stream, Arc::clone(shared)));
         shared

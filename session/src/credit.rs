@@ -18,13 +18,30 @@ pub struct Grant {
     pub limit: u64,
 }
 
-/// Decides how far each stream of one consuming process may be sent.
+/// The sending side of a stream is asked to give back what it was granted beyond `limit` and has not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reclaim {
+    /// Which stream.
+    pub stream: u64,
+    /// An offset.
+    pub limit: u64,
+}
+
+/// Decides how far each stream that shares one budget may be sent: all those of a consuming process, or those that wait
+/// in a node for one connection (docs/adr/0010).
 ///
-/// Tell it what happens, then drain [`CreditPolicy::poll_grant`] until it returns `None`: news of one stream may bring
-/// grants for others.
+/// Tell it what happens, then drain [`CreditPolicy::poll_grant`] and [`CreditPolicy::poll_reclaim`] until they return
+/// `None`: news of one stream may bring grants for others.
 pub trait CreditPolicy: Send {
-    /// A stream is accepted. Returns its first limit.
-    fn open(&mut self, stream: u64) -> u64;
+    /// A stream is accepted. Returns its first limit. With a `cap`, what it holds counts against that too.
+    fn open(&mut self, stream: u64, cap: Option<Cap>) -> u64;
+
+    /// The stream may not be granted anything beyond `ceiling`, an offset, for another reason than the budget. Without a
+    /// word of it there is no ceiling. When it falls below what the stream was granted, that is reclaimed.
+    fn ceiling(&mut self, stream: u64, ceiling: u64);
+
+    /// The sending side has answered a [`Reclaim`]: it will not pass `limit` without a new grant.
+    fn limited(&mut self, stream: u64, limit: u64);
 
     /// The application has consumed `stream` up to the offset `consumed`.
     fn consumed(&mut self, stream: u64, consumed: u64);
@@ -41,7 +58,15 @@ pub trait CreditPolicy: Send {
 
     /// The next grant that follows from what the policy was told.
     fn poll_grant(&mut self) -> Option<Grant>;
+
+    /// The next stream whose sending side is to be asked to give credit back. It is granted nothing until
+    /// [`CreditPolicy::limited`] is told, and is not asked again before that.
+    fn poll_reclaim(&mut self) -> Option<Reclaim>;
 }
+
+/// A bound, within a budget, on what some of its streams hold together: those of one job, say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cap(usize);
 
 /// The sizes of [`SharedBudget`], in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +95,10 @@ impl Default for SharedBudgetConfig {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Stream {
+    /// Nothing beyond it is granted, whatever the budget has.
+    ceiling: u64,
     consumed: u64,
     limit: u64,
     window: u64,
@@ -91,6 +118,10 @@ struct Large {
 }
 
 impl Stream {
+    fn new(window: u64) -> Self {
+        Self { ceiling: u64::MAX, consumed: 0, limit: 0, window, wanted: 0, large: None, queued: false }
+    }
+
     fn is_in_pool(&self) -> bool {
         self.large.is_some_and(|large| large.reserved > 0)
     }
@@ -161,7 +192,7 @@ impl SharedBudget {
         let free = ceiling.saturating_sub(self.committed);
         let Some(entry) = self.streams.get(&stream) else { return };
         let most = entry.consumed.saturating_add(HEAD_BYTES + entry.charge()).saturating_add(free);
-        let limit = target.min(most);
+        let limit = target.min(most).min(entry.ceiling);
         if limit > entry.limit {
             self.update(stream, |entry| entry.limit = limit);
             self.grants.push_back(Grant { stream, limit });
@@ -232,14 +263,25 @@ impl SharedBudget {
 }
 
 impl CreditPolicy for SharedBudget {
-    fn open(&mut self, stream: u64) -> u64 {
+    fn open(&mut self, stream: u64, _cap: Option<Cap>) -> u64 {
         self.close(stream);
-        let window = self.config.initial_bytes;
-        self.streams.insert(stream, Stream { window, ..Stream::default() });
+        self.streams.insert(stream, Stream::new(self.config.initial_bytes));
         self.serve(stream);
         // The first limit travels in ACCEPT, not as a grant.
         self.grants.retain(|grant| grant.stream != stream);
         self.streams.get(&stream).map_or(0, |entry| entry.limit)
+    }
+
+    fn ceiling(&mut self, stream: u64, ceiling: u64) {
+        if let Some(entry) = self.streams.get_mut(&stream) {
+            entry.ceiling = ceiling;
+            self.serve(stream);
+        }
+    }
+
+    fn limited(&mut self, stream: u64, limit: u64) {
+        self.update(stream, |entry| entry.limit = entry.limit.min(limit.max(entry.consumed)));
+        self.redistribute();
     }
 
     fn consumed(&mut self, stream: u64, consumed: u64) {
@@ -297,5 +339,9 @@ impl CreditPolicy for SharedBudget {
 
     fn poll_grant(&mut self) -> Option<Grant> {
         self.grants.pop_front()
+    }
+
+    fn poll_reclaim(&mut self) -> Option<Reclaim> {
+        None
     }
 }

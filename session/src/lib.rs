@@ -25,10 +25,12 @@
 
 mod credit;
 mod receive;
+mod schedule;
 mod send;
 
-pub use credit::{CreditPolicy, Grant, SharedBudget, SharedBudgetConfig};
+pub use credit::{Cap, CreditPolicy, Grant, Reclaim, SharedBudget, SharedBudgetConfig};
 pub use receive::{Read, ReadBytes, ReceiveHalf, ReceiveOutput};
+pub use schedule::Schedule;
 pub use send::{Finished, SendHalf, SendOutput, WriteError, encoded_bytes};
 
 use trunkline_proto::code::Code;

@@ -7,7 +7,7 @@ use trunkline_proto::{
     code::Code,
     frame::DataHeader,
     framing::{self, END_MARK_BYTES, Head},
-    message::Credit,
+    message::{Credit, Limit, Reclaim},
 };
 
 use crate::Aborted;
@@ -20,6 +20,8 @@ const RECEIVED_STEP_BYTES: u64 = 64 * 1024;
 pub enum ReceiveOutput {
     /// The latest state; an older one that was not sent yet is superseded.
     Credit(Credit),
+    /// Credit that was granted and not used is wanted back. The answer goes to [`ReceiveHalf::handle_limit`].
+    Reclaim(Reclaim),
     /// The stream ends here, by this side's wish. Nothing follows.
     Abort(Aborted),
 }
@@ -124,6 +126,14 @@ pub struct ReceiveHalf {
     finished_told: bool,
     /// The other side wants to know what has arrived.
     acknowledges: bool,
+    /// Credit beyond an offset was asked back, and the answer has not come.
+    reclaiming: Option<Reclaiming>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reclaiming {
+    limit: u64,
+    told: bool,
 }
 
 impl ReceiveHalf {
@@ -149,6 +159,7 @@ impl ReceiveHalf {
             limit_told: limit,
             finished_told: false,
             acknowledges: false,
+            reclaiming: None,
         }
     }
 
@@ -414,9 +425,46 @@ impl ReceiveHalf {
         Some(end)
     }
 
-    /// The policy allows the stream up to `limit`. A limit never falls.
+    /// The policy allows the stream up to `limit`, which is more than before.
     pub fn handle_grant(&mut self, limit: u64) {
         self.limit = self.limit.max(limit);
+    }
+
+    /// The policy wants the credit beyond `limit` back, as far as it was not used. What was sent with it is taken until
+    /// the other side has answered.
+    pub fn reclaim(&mut self, limit: u64) {
+        if self.reclaiming.is_none() {
+            self.reclaiming = Some(Reclaiming { limit, told: false });
+        }
+    }
+
+    /// The other side has answered [`ReceiveOutput::Reclaim`]. Returns the limit that the policy is to be told, if this
+    /// is the answer to anything.
+    ///
+    /// An answer that takes back what was used already ends the stream: the other side speaks of another.
+    pub fn handle_limit(&mut self, limit: &Limit) -> Option<u64> {
+        if limit.epoch != self.epoch || !matches!(self.state, State::Open | State::Ended) {
+            return None;
+        }
+        let asked = self.reclaiming.take_if(|reclaiming| reclaiming.told)?;
+        let used = match self.state {
+            State::Ended => self.received - END_MARK_BYTES as u64,
+            _ => self.received,
+        };
+        if limit.limit > self.limit || limit.limit < used.min(self.limit).max(asked.limit.min(self.limit)) {
+            let text =
+                format!("a limit of {} was given back, where {used} bytes had come of {}", limit.limit, self.limit);
+            self.refuse(Code::Protocol, text);
+            return None;
+        }
+        self.limit = limit.limit;
+        self.limit_told = self.limit;
+        Some(self.limit)
+    }
+
+    /// The limit that the other side may be told: while credit is asked back, no more than what it is to keep.
+    fn limit_to_tell(&self) -> u64 {
+        self.reclaiming.map_or(self.limit, |reclaiming| self.limit.min(reclaiming.limit))
     }
 
     /// What is to be sent next.
@@ -425,13 +473,20 @@ impl ReceiveHalf {
             let first = !std::mem::replace(told, true);
             return first.then(|| ReceiveOutput::Abort(Aborted { offset: self.consumed, ..why.clone() }));
         }
+        if let Some(reclaiming) = self.reclaiming.as_mut().filter(|reclaiming| !reclaiming.told)
+            && matches!(self.state, State::Open | State::Ended)
+        {
+            reclaiming.told = true;
+            return Some(ReceiveOutput::Reclaim(Reclaim { stream: 0, epoch: self.epoch, limit: reclaiming.limit }));
+        }
         if !self.has_output() {
             return None;
         }
         let finished = matches!(self.state, State::Finished);
         self.received_told = self.received;
         self.reported_told = self.reported;
-        self.limit_told = self.limit;
+        let limit = self.limit_to_tell();
+        self.limit_told = self.limit_told.max(limit);
         self.finished_told = finished;
         self.acknowledges = false;
         Some(ReceiveOutput::Credit(Credit {
@@ -439,7 +494,7 @@ impl ReceiveHalf {
             epoch: self.epoch,
             received: self.received,
             consumed: self.consumed,
-            limit: self.limit,
+            limit,
             finished,
         }))
     }
@@ -453,7 +508,8 @@ impl ReceiveHalf {
             State::Open | State::Ended => {
                 // A sender at its limit is told all, so that it keeps nothing for replay while it waits.
                 let tells_received = self.acknowledges || self.received >= self.limit;
-                self.limit > self.limit_told
+                self.reclaiming.is_some_and(|reclaiming| !reclaiming.told)
+                    || self.limit_to_tell() > self.limit_told
                     || self.reported > self.reported_told
                     || self.received - self.received_told >= RECEIVED_STEP_BYTES
                     || (tells_received && self.received > self.received_told)

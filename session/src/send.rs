@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use trunkline_proto::{
     code::Code,
     framing::{self, END_MARK_BYTES},
-    message::{Accept, Credit},
+    message::{Accept, Credit, Reclaim},
 };
 
 use crate::Aborted;
@@ -40,6 +40,13 @@ pub enum SendOutput {
         epoch: u32,
         /// An offset.
         wanted: u64,
+    },
+    /// The answer to RECLAIM: nothing beyond `limit` is sent without new credit.
+    Limit {
+        /// The epoch.
+        epoch: u32,
+        /// An offset.
+        limit: u64,
     },
     /// The stream ends here, by this side's wish. Nothing follows.
     Abort(Aborted),
@@ -107,6 +114,8 @@ pub struct SendHalf {
     wanted: u64,
     /// What the other side was last told of `wanted`.
     wanted_told: u64,
+    /// The other side has asked for credit back, and is to be told the limit that is left.
+    reclaimed: bool,
     /// Set by `finish`: how many bytes precede the end mark.
     final_offset: Option<u64>,
     fin_sent: bool,
@@ -135,6 +144,7 @@ impl SendHalf {
             limit: 0,
             wanted: 0,
             wanted_told: 0,
+            reclaimed: false,
             final_offset: None,
             fin_sent: false,
         }
@@ -320,6 +330,18 @@ impl SendHalf {
         }
     }
 
+    /// The other side asks for the credit beyond `reclaim.limit` back. What was sent stays sent; the rest is given back,
+    /// and wanted again if there is something to send with it.
+    pub fn handle_reclaim(&mut self, reclaim: &Reclaim) {
+        if matches!(self.state, State::Open) && reclaim.epoch == self.epoch {
+            // The end mark's bytes needed no credit, and are none.
+            let used = self.sent.min(self.final_offset.unwrap_or(u64::MAX));
+            self.limit = self.limit.min(reclaim.limit.max(used));
+            self.reclaimed = true;
+            self.wanted_told = self.wanted_told.min(self.limit);
+        }
+    }
+
     /// The other side, or a node between, ended the stream. `offset` is taken for consumed where more is known.
     pub fn handle_abort(&mut self, code: Code, offset: u64, text: String) {
         if !self.is_over() {
@@ -342,6 +364,9 @@ impl SendHalf {
             State::Consumed => return None,
             State::Open => {}
         }
+        if std::mem::take(&mut self.reclaimed) {
+            return Some(SendOutput::Limit { epoch: self.epoch, limit: self.limit });
+        }
         if let Some(data) = self.poll_data(bytes_max, pieces) {
             return Some(data);
         }
@@ -358,7 +383,9 @@ impl SendHalf {
         match &self.state {
             State::Opening { told } | State::Aborted { told, .. } => !told,
             State::Consumed => false,
-            State::Open => self.sendable() > 0 || (self.wanted > self.limit && self.wanted > self.wanted_told),
+            State::Open => {
+                self.reclaimed || self.sendable() > 0 || (self.wanted > self.limit && self.wanted > self.wanted_told)
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{env, future::Future as _, pin::pin, task::Context, task::Poll, task::Waker};
 
-use trunkline_proto::id::{Incarnation, JobId};
+use trunkline_proto::id::{Incarnation, JobId, Weight};
 
 use super::*;
 use crate::outlet::Next;
@@ -35,6 +35,7 @@ impl Rig {
             consumer: "reduce".parse().unwrap(),
             node: "node-b".parse().unwrap(),
             epoch: 0,
+            weight: Weight::MIN,
         };
         let relay =
             relays.add(open, End { outlet: Rc::clone(&up), stream: Some(UP) }, ingress_bytes.unwrap_or(u64::MAX));

@@ -17,7 +17,7 @@ use trunkline_node::{
 use trunkline_proto::{
     code::Code,
     frame::{DATA_BYTES_MAX, DataHeader, Decoder, Frame},
-    id::{Incarnation, JobId},
+    id::{Incarnation, JobId, Weight},
     message::{Abort, Accept, Bind, Credit, Incoming, LinkHello, Open},
     version::Offer,
 };
@@ -167,6 +167,7 @@ pub(crate) fn open(stream: u64, node: &str) -> Open {
         consumer: "reduce".parse().unwrap(),
         node: node.parse().unwrap(),
         epoch: 0,
+        weight: Weight::MIN,
     }
 }
 

@@ -43,7 +43,7 @@ impl CreditBook {
     /// Enters a stream; `make` is given its first limit.
     pub(crate) fn open(&self, stream: u64, make: impl FnOnce(u64) -> Arc<ReceiveCell>) -> Arc<ReceiveCell> {
         let mut book = lock(&self.0);
-        let cell = make(book.policy.open(stream));
+        let cell = make(book.policy.open(stream, None));
         book.cells.insert(stream, Arc::clone(&cell));
         cell
     }

@@ -10,7 +10,7 @@ use trunkline_proto::{
     code::Code,
     frame::{DataHeader, Frame},
     id::Incarnation,
-    message::{Abort, Accept, Credit},
+    message::{Abort, Accept, Credit, Reclaim},
 };
 use trunkline_session::{Aborted, Read, ReadBytes, ReceiveHalf, ReceiveOutput};
 
@@ -332,6 +332,7 @@ impl ReceiveCell {
         }
         Some(match inner.half.poll_output()? {
             ReceiveOutput::Credit(credit) => Credit { stream: self.id, ..credit }.into(),
+            ReceiveOutput::Reclaim(reclaim) => Reclaim { stream: self.id, ..reclaim }.into(),
             ReceiveOutput::Abort(why) => {
                 Abort { stream: self.id, code: why.code, offset: why.offset, text: why.text }.into()
             }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use trunkline_proto::{
     frame::{DATA_BYTES_MAX, DataHeader, Frame},
     id::NodeId,
-    message::{Abort, Want},
+    message::{Abort, Limit, Want},
 };
 use trunkline_session::SendOutput;
 
@@ -213,6 +213,9 @@ impl<T: Transport> Link<T> {
             }
             Some(SendOutput::Want { epoch, wanted }) => {
                 self.transport.push(Want { stream, epoch, wanted }.into());
+            }
+            Some(SendOutput::Limit { epoch, limit }) => {
+                self.transport.push(Limit { stream, epoch, limit }.into());
             }
             Some(SendOutput::Abort(why)) => {
                 self.transport.push(Abort { stream, code: why.code, offset: why.offset, text: why.text }.into());

@@ -47,7 +47,7 @@ impl Model {
     }
 
     fn open(&mut self, stream: u64) -> u64 {
-        let limit = self.policy.open(stream);
+        let limit = self.policy.open(stream, None);
         self.streams.insert(stream, Stream { limit, ..Stream::default() });
         self.drain();
         limit
@@ -336,7 +336,7 @@ fn a_message_that_never_fits_the_pool_stops_no_other_stream() {
 #[test]
 fn a_close_gives_back_the_window_and_the_pool_and_forgets_the_grants() {
     let mut policy = SharedBudget::new(small(100, 1000));
-    assert_eq!((policy.open(1), policy.open(2)), (16, 16));
+    assert_eq!((policy.open(1, None), policy.open(2, None)), (16, 16));
     policy.message(1, 0, 500);
     policy.message(2, 0, 900);
     assert_eq!(policy.poll_grant(), Some(Grant { stream: 1, limit: 500 }));

@@ -86,6 +86,7 @@ impl Producer {
                 }
                 Some(SendOutput::Want { wanted, .. }) => relay.take_want(wanted, now, random),
                 Some(SendOutput::Abort(why)) => relay.take_abort(why.code, why.text, now, random),
+                Some(SendOutput::Limit { .. }) => unreachable!("nothing was asked back"),
                 None => break,
             }
         }
@@ -170,7 +171,7 @@ impl Process {
             relay.take_cancel(Code::NotBound, 0, "nobody is there".to_owned(), now, random);
             return;
         }
-        let limit = self.policy.open(stream as u64);
+        let limit = self.policy.open(stream as u64, None);
         let half = ReceiveHalf::new(0, limit, Plan::message_bytes_max(&self.config));
         self.consumers.insert(stream, Consumer { half, read: 0, outcome: None, is_closed: false });
         relay.take_accept(Accept { stream: 0, incarnation: Incarnation::from_bits(7), limit }, now, random);
@@ -270,6 +271,7 @@ impl Process {
             match consumer.half.poll_output() {
                 Some(ReceiveOutput::Credit(credit)) => relay.take_credit(credit, now, random),
                 Some(ReceiveOutput::Abort(why)) => relay.take_cancel(why.code, why.offset, why.text, now, random),
+                Some(ReceiveOutput::Reclaim(_)) => unreachable!("the policy asks nothing back"),
                 None => unreachable!("it said that there is output"),
             }
         }

@@ -19,7 +19,7 @@ use trunkline::{Attachment, Bytes, Code, Consumer, ErrorKind};
 use trunkline_certs::{ALPN, Authority, NodeFiles, NodeRequest};
 use trunkline_proto::{
     frame::{CONTROL_BYTES_MAX, DATA_BYTES_MAX, DataHeader, Decoder, Frame},
-    id::{Incarnation, JobId},
+    id::{Incarnation, JobId, Weight},
     message::{Accept, Bind, Credit, Drain, LinkHello, Open, Refused, Want},
     version::Offer,
 };
@@ -97,6 +97,7 @@ fn open_frame(node: &str, consumer: &str, number: u64) -> Open {
         consumer: consumer.parse().unwrap(),
         node: node.parse().unwrap(),
         epoch: 0,
+        weight: Weight::MIN,
     }
 }
 

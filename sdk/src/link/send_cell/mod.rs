@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use trunkline_proto::{
     code::Code,
-    id::{ConsumerAddress, Incarnation, JobId, ProducerName},
+    id::{ConsumerAddress, Incarnation, JobId, ProducerName, Weight},
     message::{Accept, Credit, Open},
 };
 use trunkline_session::{Aborted, Finished, SendHalf, SendOutput, encoded_bytes};
@@ -34,6 +34,7 @@ pub(crate) struct Stream {
     pub(crate) incarnation: Incarnation,
     pub(crate) number: u64,
     pub(crate) address: ConsumerAddress,
+    pub(crate) weight: Weight,
 }
 
 impl Stream {
@@ -49,6 +50,7 @@ impl Stream {
             consumer: self.address.consumer.clone(),
             node: self.address.node.clone(),
             epoch: 0,
+            weight: self.weight,
         }
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! After fq_codel (RFC 8290 §4): a stream that had nothing to send is served ahead of those that always have, so that a
 //! small message does not wait behind bulk; but after each quantum of such turns one of the others gets its own, so that
-//! streams which run dry in every turn do not keep them out. Jobs get equal shares by bytes; within a job each
-//! stream gets a quantum a turn. A quantum shrinks as streams become many, so that a round stays short.
+//! streams which run dry in every turn do not keep them out. Busy jobs share by bytes, in proportion to their weights;
+//! within a job each stream gets a quantum a turn. A quantum shrinks as streams become many, so that a round stays short.
 
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
 };
+
+use trunkline_proto::id::Weight;
 
 /// What all active streams together are given in one round, unless the bounds below say otherwise.
 const ROUND_BYTES: usize = 64 << 20;
@@ -19,7 +21,7 @@ const QUANTUM_BYTES_MAX: usize = 64 << 10;
 
 /// Items (streams) of jobs `J`, each in here at most once, in the order in which they are to be served.
 #[derive(Debug)]
-pub(crate) struct Schedule<J, T> {
+pub struct Schedule<J, T> {
     jobs: HashMap<J, Job<T>>,
     /// Jobs that have items, in turn.
     turns: VecDeque<J>,
@@ -28,6 +30,8 @@ pub(crate) struct Schedule<J, T> {
 
 #[derive(Debug)]
 struct Job<T> {
+    /// As the item said that became active last.
+    weight: Weight,
     /// Items that became active since their last turn.
     fresh: VecDeque<T>,
     /// Items that had more than one turn's worth.
@@ -47,21 +51,29 @@ impl<J, T> Default for Schedule<J, T> {
 }
 
 impl<J: Clone + Eq + Hash, T> Schedule<J, T> {
-    /// An item has become active.
-    pub(crate) fn activate(&mut self, job: &J, item: T) {
-        self.job(job).fresh.push_back(item);
+    /// An item has become active. Its job has this weight from now on.
+    pub fn activate(&mut self, job: &J, weight: Weight, item: T) {
+        let entry = self.job(job, weight);
+        entry.weight = weight;
+        entry.fresh.push_back(item);
         self.items += 1;
     }
 
     /// An item that was just served has more to send.
-    pub(crate) fn requeue(&mut self, job: &J, item: T) {
-        self.job(job).steady.push_back(item);
+    pub fn requeue(&mut self, job: &J, weight: Weight, item: T) {
+        self.job(job, weight).steady.push_back(item);
         self.items += 1;
+    }
+
+    /// Whether nothing waits for its turn.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items == 0
     }
 
     /// Whose turn it is, and how many bytes it may send. The item is no longer in here; tell [`Schedule::served`] what
     /// it took, and requeue it if it has more.
-    pub(crate) fn next(&mut self) -> Option<(T, usize)> {
+    pub fn next(&mut self) -> Option<(T, usize)> {
         let quantum = (ROUND_BYTES / self.items.max(1)).clamp(QUANTUM_BYTES_MIN, QUANTUM_BYTES_MAX);
         loop {
             let name = self.turns.front()?;
@@ -72,7 +84,7 @@ impl<J: Clone + Eq + Hash, T> Schedule<J, T> {
                 continue;
             }
             if job.deficit <= 0 && self.turns.len() > 1 {
-                job.deficit += isize::try_from(QUANTUM_BYTES_MAX).unwrap_or(isize::MAX);
+                job.deficit += share(job.weight);
                 self.turns.rotate_left(1);
                 continue;
             }
@@ -90,7 +102,7 @@ impl<J: Clone + Eq + Hash, T> Schedule<J, T> {
     }
 
     /// An item of `job` has sent so many bytes in its turn.
-    pub(crate) fn served(&mut self, job: &J, bytes: usize) {
+    pub fn served(&mut self, job: &J, bytes: usize) {
         if let Some(job) = self.jobs.get_mut(job) {
             if job.fresh_turn {
                 job.fresh_bytes += bytes;
@@ -103,16 +115,28 @@ impl<J: Clone + Eq + Hash, T> Schedule<J, T> {
     }
 
     /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    fn job(&mut self, name: &J) -> &mut Job<T> {
+    fn job(&mut self, name: &J, weight: Weight) -> &mut Job<T> {
         self.jobs.entry(name.clone()).or_insert_with(|| {
             self.turns.push_back(name.clone());
-            Job { fresh: VecDeque::new(), steady: VecDeque::new(), fresh_bytes: 0, fresh_turn: false, deficit: 0 }
+            Job {
+                weight,
+                fresh: VecDeque::new(),
+                steady: VecDeque::new(),
+                fresh_bytes: 0,
+                fresh_turn: false,
+                deficit: 0,
+            }
         })
     }
+}
+
+/// What a job of this weight may send in one round of the jobs.
+fn share(weight: Weight) -> isize {
+    isize::try_from(QUANTUM_BYTES_MAX).unwrap_or(isize::MAX).saturating_mul(weight.get().into())
 }
 
 #[cfg(test)]
@@ -130,7 +154,7 @@ mod tests {
         for _ in 0..turns {
             let Some((item, quantum)) = schedule.next() else { break };
             schedule.served(&item.0, quantum);
-            schedule.requeue(&item.0, item);
+            schedule.requeue(&item.0, Weight::MIN, item);
             *took.entry(item).or_default() += quantum;
         }
         took
@@ -140,7 +164,7 @@ mod tests {
     fn streams_of_one_job_share_equally() {
         let mut schedule = Schedule::default();
         for stream in 0..7 {
-            schedule.activate(&"job", ("job", stream));
+            schedule.activate(&"job", Weight::MIN, ("job", stream));
         }
         let took = serve(&mut schedule, 700);
         // The first turns of all are fresh ones, and some come to their second before others to their first.
@@ -151,9 +175,9 @@ mod tests {
     #[test]
     fn jobs_share_equally_whatever_their_streams() {
         let mut schedule = Schedule::default();
-        schedule.activate(&"few", ("few", 0));
+        schedule.activate(&"few", Weight::MIN, ("few", 0));
         for stream in 0..99 {
-            schedule.activate(&"many", ("many", stream));
+            schedule.activate(&"many", Weight::MIN, ("many", stream));
         }
         let took = serve(&mut schedule, 2_000);
         let few = took[&("few", 0)];
@@ -162,22 +186,43 @@ mod tests {
     }
 
     #[test]
+    fn busy_jobs_share_in_proportion_to_their_weights() {
+        let mut schedule = Schedule::default();
+        let weights = [("one", Weight::MIN), ("three", Weight::try_from(3).unwrap())];
+        for (job, weight) in weights {
+            for stream in 0..50 {
+                schedule.activate(&job, weight, (job, stream));
+            }
+        }
+        let mut took = BTreeMap::new();
+        for _ in 0..8_000 {
+            let ((job, stream), quantum) = schedule.next().unwrap();
+            schedule.served(&job, quantum);
+            let weight = weights.into_iter().find_map(|(name, weight)| (name == job).then_some(weight)).unwrap();
+            schedule.requeue(&job, weight, (job, stream));
+            *took.entry(job).or_default() += quantum;
+        }
+        let [one, three]: [usize; 2] = [took["one"], took["three"]];
+        assert!((3 * one).abs_diff(three) <= 8 * QUANTUM_BYTES_MAX, "{one} and {three}");
+    }
+
+    #[test]
     fn a_newly_active_stream_goes_first() {
         let mut schedule = Schedule::default();
         for stream in 0..1_000 {
-            schedule.activate(&"job", ("job", stream));
+            schedule.activate(&"job", Weight::MIN, ("job", stream));
         }
         serve(&mut schedule, 3_000);
-        schedule.activate(&"job", ("job", 5_000));
+        schedule.activate(&"job", Weight::MIN, ("job", 5_000));
         assert_eq!(schedule.next().map(|(item, _)| item.1), Some(5_000));
     }
 
     #[test]
     fn streams_that_run_dry_in_every_turn_do_not_keep_a_busy_one_out() {
         let mut schedule = Schedule::default();
-        schedule.activate(&"job", 0);
+        schedule.activate(&"job", Weight::MIN, 0);
         for stream in 1..=8 {
-            schedule.activate(&"job", stream);
+            schedule.activate(&"job", Weight::MIN, stream);
         }
         let (mut busy, mut all) = (0, 0);
         for _ in 0..1_000 {
@@ -187,10 +232,10 @@ mod tests {
             all += bytes;
             if stream == 0 {
                 busy += bytes;
-                schedule.requeue(&"job", stream);
+                schedule.requeue(&"job", Weight::MIN, stream);
             } else {
                 // It is empty, and full again before its next turn.
-                schedule.activate(&"job", stream);
+                schedule.activate(&"job", Weight::MIN, stream);
             }
         }
         assert!(busy >= all / 3, "{busy} of {all}");
@@ -199,9 +244,9 @@ mod tests {
     #[test]
     fn a_job_that_was_alone_does_not_pay_for_it_later() {
         let mut schedule = Schedule::default();
-        schedule.activate(&"old", ("old", 0));
+        schedule.activate(&"old", Weight::MIN, ("old", 0));
         serve(&mut schedule, 10_000);
-        schedule.activate(&"new", ("new", 0));
+        schedule.activate(&"new", Weight::MIN, ("new", 0));
         let took = serve(&mut schedule, 100);
         let (old, new) = (took[&("old", 0)], took[&("new", 0)]);
         assert!(old.abs_diff(new) <= 2 * QUANTUM_BYTES_MAX, "{old} and {new}");
@@ -211,7 +256,7 @@ mod tests {
     fn quanta_shrink_as_streams_become_many() {
         let mut schedule = Schedule::default();
         for stream in 0..100_000 {
-            schedule.activate(&"job", ("job", stream));
+            schedule.activate(&"job", Weight::MIN, ("job", stream));
         }
         assert_eq!(schedule.next().map(|(_, quantum)| quantum), Some(QUANTUM_BYTES_MIN));
     }
