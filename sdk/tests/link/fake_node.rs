@@ -13,7 +13,7 @@ use trunkline::{Attachment, Bytes, Consumer, Incarnation, Job, Sender};
 use trunkline_proto::{
     frame::{DATA_BYTES_MAX, DataHeader, Decoder, Frame},
     framing,
-    id::{JobId, NodeId},
+    id::{JobId, NodeId, Weight},
     message::{Accept, Bound, Credit, Incoming, LinkHello, Open},
     version::Offer,
 };
@@ -148,6 +148,7 @@ pub(crate) fn incoming(bind: u64, stream: u64, name: &str) -> Incoming {
             consumer: "sink".try_into().unwrap(),
             node: "node-a".try_into().unwrap(),
             epoch: 0,
+            weight: Weight::MIN,
         },
     }
 }
