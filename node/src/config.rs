@@ -67,8 +67,13 @@ const PROCESSES_MAX: usize = 1_024;
 /// Consumers that one process binds. The next one is refused with `busy`.
 const BINDS_PER_PROCESS_MAX: usize = 4_096;
 
-/// Bytes of one stream that wait in this node for its trunk. When they are used up, the producer's `send` waits.
-const INGRESS_STREAM_BYTES: u64 = 256 * 1024;
+/// Bytes that wait in this node for one process to read them, of all its streams together. When they are used up, its
+/// producers wait; nobody else's do.
+const PROCESS_QUOTA_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Bytes of one process that wait in this node for one trunk. When they are used up, the process's `send` to that peer
+/// waits.
+const INGRESS_POOL_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A process or peer that has not said HELLO by then is disconnected.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,6 +89,9 @@ const SEND_WINDOW_DATACENTER_BYTES: u64 = 1024 * 1024;
 
 /// The same on a long path: twice 300 Mbit/s × 100 ms.
 const SEND_WINDOW_WAN_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The same for all trunks together: with very many, each gets less.
+const SEND_WINDOWS_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Bytes of one stream that a peer may send ahead of this node: the largest credit, and room beside it. It is the
 /// wall against a peer that ignores credit.
@@ -196,9 +204,12 @@ pub struct LimitsConfig {
     /// `binds_per_process_max`, 1 to 1,000,000, default 4,096: consumers that one process binds. The next bind is
     /// refused with `busy`.
     pub binds_per_process_max: usize,
-    /// `ingress_stream_bytes`, 16 KiB to 16 MiB, default 256 KiB: how much of one stream is taken from its producer
-    /// ahead of the trunk. Then the producer's `send` waits.
-    pub ingress_stream_bytes: u64,
+    /// `process_quota_bytes`, 256 KiB to 16 GiB, default 16 MiB: what waits in this node for one process to read it, of
+    /// all its streams, and four bytes more for each of them. Then the producers of these streams wait, and no others.
+    pub process_quota_bytes: u64,
+    /// `ingress_pool_bytes`, 64 KiB to 1 GiB, default 4 MiB: what of one process waits in this node for one trunk, and
+    /// four bytes more for each stream. Then the `send` of these streams waits.
+    pub ingress_pool_bytes: u64,
     /// `hello_timeout_ms`, 100 to 60,000, default 5,000: how long a connection may take to say who it is. Then it is
     /// closed.
     pub hello_timeout: Duration,
@@ -212,7 +223,8 @@ impl Default for LimitsConfig {
             streams_max: STREAMS_MAX,
             processes_max: PROCESSES_MAX,
             binds_per_process_max: BINDS_PER_PROCESS_MAX,
-            ingress_stream_bytes: INGRESS_STREAM_BYTES,
+            process_quota_bytes: PROCESS_QUOTA_BYTES,
+            ingress_pool_bytes: INGRESS_POOL_BYTES,
             hello_timeout: HELLO_TIMEOUT,
         }
     }
@@ -233,6 +245,9 @@ pub struct TrunkConfig {
     /// QUIC, sent and not acknowledged or not yet sent. About twice bandwidth × delay: less is slow, more makes small
     /// messages wait.
     pub send_window_bytes: u64,
+    /// `send_windows_bytes`, 64 KiB to 64 GiB, default 256 MiB: what all trunks together hold inside QUIC on the way
+    /// out. Each has an equal part of it, `send_window_bytes` at most and 64 KiB at least.
+    pub send_windows_bytes: u64,
     /// `stream_receive_window_bytes`, 64 KiB to 2 MiB, default 1 MiB + 128 KiB: what a peer may send of one stream
     /// ahead of this node. Beyond 2 MiB, loss could open more than 1,024 gaps in it, which end the connection.
     pub stream_receive_window_bytes: u64,
@@ -260,6 +275,7 @@ impl TrunkConfig {
             profile,
             keep_alive: KEEP_ALIVE,
             idle_timeout: IDLE_TIMEOUT,
+            send_windows_bytes: SEND_WINDOWS_BYTES,
             send_window_bytes: match profile {
                 Profile::Datacenter => SEND_WINDOW_DATACENTER_BYTES,
                 Profile::Wan => SEND_WINDOW_WAN_BYTES,

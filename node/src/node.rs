@@ -86,8 +86,8 @@ pub(crate) struct Node {
 /// Where a stream came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Came {
-    /// From a producer that is attached here.
-    FromProcess,
+    /// From a producer in the process of this attachment here.
+    FromProcess(u64),
     /// From a peer, whose producer it is.
     FromPeer,
 }
@@ -194,12 +194,11 @@ impl Node {
             return Err(refusal);
         }
         let here = open.node == self.id;
-        let ingress_bytes = match came {
-            Came::FromProcess => self.config.limits.ingress_stream_bytes,
-            // Below QUIC's own window of the stream, so that the peer's writer never waits for one stream alone.
-            Came::FromPeer => self.config.trunk.stream_receive_window_bytes / 8 * 7,
+        let process = match came {
+            Came::FromProcess(number) => Some(number),
+            Came::FromPeer => None,
         };
-        let relay = self.relays.add(open, up, ingress_bytes);
+        let relay = self.relays.add(open, up, process);
         events::opened(&relay.open);
         if here {
             self.open_here(&relay);

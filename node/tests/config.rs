@@ -52,12 +52,14 @@ fn the_smallest_file_gets_the_documented_defaults() {
     assert_eq!(config.limits.streams_max, 1_000_000);
     assert_eq!(config.limits.processes_max, 1_024);
     assert_eq!(config.limits.binds_per_process_max, 4_096);
-    assert_eq!(config.limits.ingress_stream_bytes, 262_144);
+    assert_eq!(config.limits.process_quota_bytes, 16_777_216);
+    assert_eq!(config.limits.ingress_pool_bytes, 4_194_304);
     assert_eq!(config.limits.hello_timeout, Duration::from_secs(5));
     assert_eq!(config.trunk.profile, Profile::Datacenter);
     assert_eq!(config.trunk.keep_alive, Duration::from_millis(2_500));
     assert_eq!(config.trunk.idle_timeout, Duration::from_secs(9));
     assert_eq!(config.trunk.send_window_bytes, 1_048_576);
+    assert_eq!(config.trunk.send_windows_bytes, 268_435_456);
     assert_eq!(config.trunk.stream_receive_window_bytes, 1_179_648);
     assert_eq!(config.trunk.mtu_max, 1_452);
     assert_eq!(config.trunk.congestion, Congestion::Cubic);
@@ -92,12 +94,14 @@ fn every_key_can_be_set() {
         streams_max = 3
         processes_max = 4
         binds_per_process_max = 5
-        ingress_stream_bytes = 0x1_0000
+        process_quota_bytes = 0x4_0000
+        ingress_pool_bytes = 0x1_0000
         hello_timeout_ms = 100
         [trunk]
         profile = "wan"
         keep_alive_ms = 499
         idle_timeout_ms = 1_000
+        send_windows_bytes = 65_536
         stream_receive_window_bytes = 2_097_152
         mtu_max = 8952
         congestion = "new_reno"
@@ -116,10 +120,12 @@ fn every_key_can_be_set() {
     assert_eq!(config.peers[0].id.as_str(), "node-b");
     assert_eq!(config.peers[0].addresses[1], "node-b.example:7400");
     assert_eq!(config.peers[1].addresses, ["node_c:1"]);
-    assert_eq!(config.limits.ingress_stream_bytes, 65_536);
+    assert_eq!(config.limits.process_quota_bytes, 262_144);
+    assert_eq!(config.limits.ingress_pool_bytes, 65_536);
     assert_eq!(config.limits.binds_per_process_max, 5);
     assert_eq!(config.trunk.profile, Profile::Wan);
     assert_eq!(config.trunk.send_window_bytes, 8 * 1024 * 1024, "a long path's default");
+    assert_eq!(config.trunk.send_windows_bytes, 65_536);
     assert_eq!(config.trunk.mtu_max, 8_952);
     assert_eq!(config.trunk.congestion, Congestion::NewReno);
     assert_eq!(config.log.level, LogLevel::Trace);
@@ -223,10 +229,7 @@ fn a_number_out_of_bounds_names_the_bounds() {
     for (rest, expected) in [
         ("[limits]\nstreams_max = 0\n", "11: limits.streams_max: 0 is outside 1 to 10000000"),
         ("[limits]\nopen_timeout_ms = -5\n", "11: limits.open_timeout_ms: -5 is outside 1 to 86400000"),
-        (
-            "[limits]\ningress_stream_bytes = 1024\n",
-            "11: limits.ingress_stream_bytes: 1024 is outside 16384 to 16777216",
-        ),
+        ("[limits]\ningress_pool_bytes = 1024\n", "11: limits.ingress_pool_bytes: 1024 is outside 65536 to 1073741824"),
         ("[trunk]\nmtu_max = 1199\n", "11: trunk.mtu_max: 1199 is outside 1200 to 65527"),
         ("[trunk]\nmtu_max = 65528\n", "11: trunk.mtu_max: 65528 is outside 1200 to 65527"),
         ("[trunk]\nstreams_initial = 257\n", "11: trunk.streams_initial: 257 is outside 2 to 256"),
@@ -347,18 +350,20 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_file() {
 type Set = fn(&mut NodeConfig, u64);
 
 /// Every number of a configuration.
-const NUMBERS: [(&str, Set); 16] = [
+const NUMBERS: [(&str, Set); 18] = [
     ("drain_timeout_ms", |config, number| config.drain_timeout = Duration::from_millis(number)),
     ("limits.open_timeout_ms", |config, number| config.limits.open_timeout = Duration::from_millis(number)),
     ("limits.parked_opens_max", |config, number| config.limits.parked_opens_max = number.try_into().unwrap()),
     ("limits.streams_max", |config, number| config.limits.streams_max = number.try_into().unwrap()),
     ("limits.processes_max", |config, number| config.limits.processes_max = number.try_into().unwrap()),
     ("limits.binds_per_process_max", |config, number| config.limits.binds_per_process_max = number.try_into().unwrap()),
-    ("limits.ingress_stream_bytes", |config, number| config.limits.ingress_stream_bytes = number),
+    ("limits.process_quota_bytes", |config, number| config.limits.process_quota_bytes = number),
+    ("limits.ingress_pool_bytes", |config, number| config.limits.ingress_pool_bytes = number),
     ("limits.hello_timeout_ms", |config, number| config.limits.hello_timeout = Duration::from_millis(number)),
     ("trunk.keep_alive_ms", |config, number| config.trunk.keep_alive = Duration::from_millis(number)),
     ("trunk.idle_timeout_ms", |config, number| config.trunk.idle_timeout = Duration::from_millis(number)),
     ("trunk.send_window_bytes", |config, number| config.trunk.send_window_bytes = number),
+    ("trunk.send_windows_bytes", |config, number| config.trunk.send_windows_bytes = number),
     ("trunk.stream_receive_window_bytes", |config, number| config.trunk.stream_receive_window_bytes = number),
     ("trunk.mtu_max", |config, number| config.trunk.mtu_max = number.try_into().unwrap()),
     ("trunk.socket_buffer_bytes", |config, number| config.trunk.socket_buffer_bytes = number.try_into().unwrap()),

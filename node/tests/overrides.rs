@@ -98,7 +98,7 @@ fn flags_and_variables_are_named_after_the_path_of_their_key() {
 }
 
 /// For every key a value that is neither that of [`TEXT`] nor the default: as text, and as the file would say it.
-const VALUES: [(&str, &str, &str); 28] = [
+const VALUES: [(&str, &str, &str); 30] = [
     ("listen", "127.0.0.1:7401", "\"127.0.0.1:7401\""),
     ("drain_timeout_ms", "5", "5"),
     ("identity.certificate", "/a/cert.pem", "\"/a/cert.pem\""),
@@ -114,12 +114,14 @@ const VALUES: [(&str, &str, &str); 28] = [
     ("limits.streams_max", " 3 ", "3"),
     ("limits.processes_max", "4", "4"),
     ("limits.binds_per_process_max", "5", "5"),
-    ("limits.ingress_stream_bytes", "0x10000", "65536"),
+    ("limits.process_quota_bytes", "262144", "262144"),
+    ("limits.ingress_pool_bytes", "0x10000", "65536"),
     ("limits.hello_timeout_ms", "100", "100"),
     ("trunk.profile", "wan", "\"wan\""),
     ("trunk.keep_alive_ms", "499", "499"),
     ("trunk.idle_timeout_ms", "1000", "1000"),
     ("trunk.send_window_bytes", "65536", "65536"),
+    ("trunk.send_windows_bytes", "65536", "65536"),
     ("trunk.stream_receive_window_bytes", "65536", "65536"),
     ("trunk.mtu_max", "8952", "8952"),
     ("trunk.congestion", "bbr", "\"bbr\""),

@@ -176,7 +176,8 @@ fn limits(mut section: Section<'_, '_>) -> LimitsConfig {
         streams_max: section.count("streams_max", default.streams_max),
         processes_max: section.count("processes_max", default.processes_max),
         binds_per_process_max: section.count("binds_per_process_max", default.binds_per_process_max),
-        ingress_stream_bytes: section.count("ingress_stream_bytes", default.ingress_stream_bytes),
+        process_quota_bytes: section.count("process_quota_bytes", default.process_quota_bytes),
+        ingress_pool_bytes: section.count("ingress_pool_bytes", default.ingress_pool_bytes),
         hello_timeout: section.duration("hello_timeout_ms", default.hello_timeout),
     };
     section.finish();
@@ -192,6 +193,7 @@ fn trunk(mut section: Section<'_, '_>) -> TrunkConfig {
         keep_alive,
         idle_timeout,
         send_window_bytes: section.count("send_window_bytes", default.send_window_bytes),
+        send_windows_bytes: section.count("send_windows_bytes", default.send_windows_bytes),
         stream_receive_window_bytes: section.count("stream_receive_window_bytes", default.stream_receive_window_bytes),
         mtu_max: section.count("mtu_max", default.mtu_max),
         congestion: section.choice(

@@ -171,7 +171,8 @@ impl Found {
             streams_max,
             processes_max,
             binds_per_process_max,
-            ingress_stream_bytes,
+            process_quota_bytes,
+            ingress_pool_bytes,
             hello_timeout,
         } = *limits;
         self.milliseconds("limits.open_timeout_ms", open_timeout);
@@ -179,7 +180,8 @@ impl Found {
         self.number("limits.streams_max", streams_max);
         self.number("limits.processes_max", processes_max);
         self.number("limits.binds_per_process_max", binds_per_process_max);
-        self.number("limits.ingress_stream_bytes", ingress_stream_bytes);
+        self.number("limits.process_quota_bytes", process_quota_bytes);
+        self.number("limits.ingress_pool_bytes", ingress_pool_bytes);
         self.milliseconds("limits.hello_timeout_ms", hello_timeout);
     }
 
@@ -189,6 +191,7 @@ impl Found {
             keep_alive,
             idle_timeout,
             send_window_bytes,
+            send_windows_bytes,
             stream_receive_window_bytes,
             mtu_max,
             congestion: _,
@@ -200,6 +203,7 @@ impl Found {
         self.milliseconds("trunk.idle_timeout_ms", idle_timeout);
         self.result("trunk.keep_alive_ms", check_keep_alive(keep_alive, idle_timeout));
         self.number("trunk.send_window_bytes", send_window_bytes);
+        self.number("trunk.send_windows_bytes", send_windows_bytes);
         self.number("trunk.stream_receive_window_bytes", stream_receive_window_bytes);
         self.number("trunk.mtu_max", mtu_max);
         self.number("trunk.socket_buffer_bytes", socket_buffer_bytes);

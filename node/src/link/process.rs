@@ -37,7 +37,7 @@ use crate::{
     events::{self, counted},
     node::{Came, Node},
     outlet::{Kind, Outlet},
-    relay::{End, Relay, Side},
+    relay::{End, Pool, Relay, Side},
 };
 
 /// What a link holds encoded and unwritten. More would only make control wait behind data.
@@ -68,6 +68,8 @@ pub(crate) struct Process {
     pub(crate) is_embedded: bool,
     pub(crate) since: Instant,
     pub(crate) outlet: Rc<Outlet>,
+    /// What waits in this node for the process to read it.
+    quota: Rc<Pool>,
     binds: RefCell<BTreeMap<u64, LocalBind>>,
     /// The next stream id that this node chooses on this link: odd.
     next_stream: Cell<u64>,
@@ -104,6 +106,9 @@ impl Process {
     }
 
     fn attach_as(node: &Node, peer: Peer, software: String, pid: u32, is_embedded: bool) -> Result<Rc<Self>, Refusal> {
+        // Of one stream less than QUIC's own window of it, so that the peer's writer never waits for one stream alone.
+        let stream_bytes_max = node.config.trunk.stream_receive_window_bytes / 8 * 7;
+        let quota = Pool::shared(node.config.limits.process_quota_bytes, stream_bytes_max);
         let attached = node.attach(|number| {
             Rc::new(Self {
                 number,
@@ -113,6 +118,7 @@ impl Process {
                 is_embedded,
                 since: Instant::now(),
                 outlet: Outlet::new(Kind::Link),
+                quota,
                 binds: RefCell::default(),
                 next_stream: Cell::new(1),
                 last_opened: Cell::new(0),
@@ -129,7 +135,7 @@ impl Process {
     pub(crate) fn offer(&self, relay: &Rc<Relay>, bind: u64) {
         let stream = self.next_stream.get();
         self.next_stream.set(stream + 2);
-        relay.connect_down(&self.outlet, Some(stream), bind);
+        relay.connect_down(&self.outlet, &self.quota, Some(stream), bind);
     }
 
     /// Whether the process has a bind of this id.
@@ -314,6 +320,20 @@ fn dispatch(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), 
                 relay.want(&want);
             }
         }
+        Frame::Reclaim(reclaim) => {
+            if let Some(relay) = outlet.stream(reclaim.stream)
+                && from_consumer(reclaim.stream)?
+            {
+                relay.reclaim(&reclaim);
+            }
+        }
+        Frame::Limit(limit) => {
+            if let Some(relay) = outlet.stream(limit.stream)
+                && from_producer(limit.stream)?
+            {
+                relay.limit(&limit);
+            }
+        }
         Frame::Open(open) => handle_open(node, process, open)?,
         Frame::Accept(accept) => {
             if let Some(relay) = outlet.stream(accept.stream)
@@ -348,8 +368,6 @@ fn dispatch(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), 
         | Frame::Refused(_)
         | Frame::Incoming(_)
         | Frame::Resumed(_)
-        | Frame::Reclaim(_)
-        | Frame::Limit(_)
         | Frame::Consumed(_)
         | Frame::ConsumedAck(_) => return Err(Fault::protocol("a frame that a process does not send")),
     }
@@ -377,7 +395,7 @@ fn handle_open(node: &Rc<Node>, process: &Rc<Process>, mut open: Open) -> Result
     process.last_opened.set(stream);
     open.producer_node = Some(node.id.clone());
     let up = End { outlet: Rc::clone(&process.outlet), stream: Some(stream) };
-    if let Err(Refusal { code, text }) = node.open(open, up, Came::FromProcess) {
+    if let Err(Refusal { code, text }) = node.open(open, up, Came::FromProcess(process.number)) {
         process.outlet.push_frame(Abort { stream, code, offset: 0, text });
     }
     Ok(())

@@ -86,6 +86,9 @@ fn push_up(relay: &Relay, sink: &mut impl FrameSink) {
     if let Some(credit) = news.credit {
         sink.push_control(credit.into());
     }
+    if let Some(reclaim) = news.reclaim {
+        sink.push_control(reclaim.into());
+    }
     if let Some(abort) = news.abort {
         sink.push_control(Abort { stream, ..abort }.into());
     }
@@ -102,6 +105,9 @@ fn push_down(process: &Process, relay: &Rc<Relay>, sink: &mut impl FrameSink) {
             return;
         }
         sink.push_control(Incoming { bind, open: Open { stream, ..relay.open.clone() } }.into());
+    }
+    if let Some(limit) = news.limit {
+        sink.push_control(limit.into());
     }
     if let Some(want) = news.want {
         sink.push_control(want.into());

@@ -1,12 +1,14 @@
 //! A stream in transit through this node: what came in and has not gone out, and what each side is to be told.
 //!
 //! A relay has an upper end, towards the producer, and a lower end, towards the consumer. Each end is a local link or a
-//! trunk, and a relay hardly cares which. It takes only so much ahead of what it could pass on, whatever the consumer
-//! allows; so what it holds is bounded by this node's configuration alone.
+//! trunk, and a relay hardly cares which. It takes only so much ahead of what it could pass on as the [pool] of its lower
+//! end grants, whatever the consumer allows; so what a node holds is bounded by its configuration alone.
 //!
 //! Invariant: no method here waits. A relay is asked and told, marks itself at its outlets, and their writers come for
 //! it. So no stream ever waits for another.
 
+mod credit;
+mod pool;
 mod state;
 mod table;
 
@@ -21,11 +23,11 @@ use tokio::sync::oneshot;
 use trunkline_proto::{
     code::Code,
     framing::END_MARK_BYTES,
-    message::{Abort, Accept, Credit, Open, Want},
+    message::{Abort, Accept, Credit, Limit, Open, Reclaim, Want},
 };
 
-use self::state::State;
-pub(crate) use self::table::Relays;
+use self::state::{Reclaiming, State};
+pub(crate) use self::{pool::Pool, table::Relays};
 use crate::{
     events,
     outlet::{Kind, Outlet},
@@ -52,6 +54,8 @@ pub(crate) struct End {
 pub(crate) struct UpNews {
     pub(crate) accept: Option<Accept>,
     pub(crate) credit: Option<Credit>,
+    /// Comes after the credit.
+    pub(crate) reclaim: Option<Reclaim>,
     pub(crate) abort: Option<Abort>,
     /// Nothing will follow in either direction.
     pub(crate) over: bool,
@@ -62,6 +66,8 @@ pub(crate) struct UpNews {
 pub(crate) struct DownNews {
     /// Offer the stream: to this bind of a local process, 0 on a trunk.
     pub(crate) open: Option<u64>,
+    pub(crate) limit: Option<Limit>,
+    /// Comes after the limit.
     pub(crate) want: Option<Want>,
     pub(crate) abort: Option<Abort>,
     /// Nothing will follow in either direction.
@@ -89,6 +95,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct Relay {
     /// Counts relays since the node started.
     pub(crate) number: u64,
+    /// The attachment of the producer's process, if that is on this node.
+    pub(crate) process: Option<u64>,
     /// Who sends to whom, the producer's node included.
     pub(crate) open: Open,
     relays: Weak<Relays>,
@@ -96,15 +104,16 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// The lower end is known: offer the stream there. On a local link it has an id and is for a `bind`; on a trunk it
-    /// gets its id when it is opened.
-    pub(crate) fn connect_down(self: &Rc<Self>, outlet: &Rc<Outlet>, stream: Option<u64>, bind: u64) {
+    /// The lower end is known, and the pool of what waits for it: offer the stream there. On a local link it has an id and
+    /// is for a `bind`; on a trunk it gets its id when it is opened.
+    pub(crate) fn connect_down(self: &Rc<Self>, outlet: &Rc<Outlet>, pool: &Rc<Pool>, stream: Option<u64>, bind: u64) {
         {
             let mut state = self.state.borrow_mut();
             if state.over {
                 return;
             }
             state.down = Some(End { outlet: Rc::clone(outlet), stream });
+            state.pool = Some(Rc::clone(pool));
             state.bind = bind;
         }
         if let Some(stream) = stream {
@@ -186,7 +195,7 @@ impl Relay {
         let state = self.state.borrow();
         Snapshot {
             passed: state.passed,
-            limit: state.credit.limit,
+            limit: state.allowed,
             queued: state.taken - state.passed,
             accepted: state.accepted.is_some(),
         }
@@ -214,12 +223,22 @@ impl Relay {
                 state.taken = end;
                 state.fin_taken = fin;
                 state.enqueue(payload);
+                if state.content() > state.allowed {
+                    state.note_wanted();
+                }
                 None
             }
         };
-        match fault {
-            Some((code, text)) => self.fail(code, &text),
-            None => self.mark_data(),
+        if let Some((code, text)) = fault {
+            self.fail(code, &text);
+            return;
+        }
+        self.mark_data();
+        if fin {
+            self.settle_reclaim();
+        }
+        if self.state.borrow().want_dirty {
+            self.mark_news(Side::Down);
         }
     }
 
@@ -235,6 +254,7 @@ impl Relay {
             state.want_dirty = true;
         }
         self.mark_news(Side::Down);
+        self.tell_wanted();
     }
 
     // From below.
@@ -247,9 +267,10 @@ impl Relay {
                 return;
             }
             state.accepted = Some(accept.incarnation);
-            state.credit.limit = accept.limit;
+            state.allowed = accept.limit;
         }
         events::accepted(&self.open);
+        self.join_pool();
         self.mark_news(Side::Up);
     }
 
@@ -271,9 +292,10 @@ impl Relay {
                     epoch: known.epoch,
                     received: known.received.max(credit.received),
                     consumed: known.consumed.max(credit.consumed),
-                    limit: known.limit.max(credit.limit),
+                    limit: 0,
                     finished: credit.finished,
                 };
+                state.allowed = state.allowed.max(credit.limit);
                 state.credit_dirty = true;
                 state.over = credit.finished;
                 None
@@ -284,6 +306,8 @@ impl Relay {
             return;
         }
         self.mark_news(Side::Up);
+        self.mark_data();
+        self.tell_ceiling();
         if self.is_over() {
             events::ended(&self.open, self.snapshot().passed);
             self.leave();
@@ -359,6 +383,7 @@ impl Relay {
             }
         }
         self.state.borrow_mut().watched = None;
+        self.leave_pool();
         if let Some(relays) = self.relays.upgrade() {
             relays.remove(self.number);
         }
@@ -383,8 +408,17 @@ impl Relay {
             state.told_limit = limit;
         }
         if std::mem::take(&mut state.credit_dirty) {
-            state.told_limit = state.told_limit.max(limit);
-            news.credit = Some(Credit { stream, limit: state.told_limit, ..state.credit });
+            // While credit is asked back, nobody is told of more than what it is to keep.
+            let asked = state.reclaiming.map(|reclaiming| reclaiming.limit);
+            if asked.is_none() {
+                state.told_limit = state.told_limit.max(limit);
+            }
+            let limit = state.told_limit.min(asked.unwrap_or(u64::MAX));
+            news.credit = Some(Credit { stream, limit, ..state.credit });
+        }
+        if let Some(Reclaiming { limit, told: told @ false }) = &mut state.reclaiming {
+            *told = true;
+            news.reclaim = Some(Reclaim { stream, epoch: self.open.epoch, limit: *limit });
         }
         news
     }
@@ -405,21 +439,27 @@ impl Relay {
             news.open = Some(state.bind);
         }
         // Before the stream has its id there, nothing can be said of it; when it gets it, there are news again.
-        if let Some(stream) = state.down.as_ref().and_then(|down| down.stream)
-            && std::mem::take(&mut state.want_dirty)
-        {
-            news.want = Some(Want { stream, epoch: self.open.epoch, wanted: state.wanted });
+        if let Some(stream) = state.down.as_ref().and_then(|down| down.stream) {
+            let epoch = self.open.epoch;
+            news.limit = state.limit_due.take().map(|limit| Limit { stream, epoch, limit });
+            if std::mem::take(&mut state.want_dirty) {
+                state.wanted_told = state.wanted_told.max(state.wanted);
+                news.want = Some(Want { stream, epoch, wanted: state.wanted });
+            }
         }
         news
     }
 
-    /// At most `bytes_max` bytes to pass on now; `None` when there are none, and the stream is not at its end either.
+    /// At most `bytes_max` bytes to pass on now; `None` when the side below allows none or there are none, and the stream is
+    /// not at its end either.
     pub(crate) fn take_data(&self, bytes_max: usize) -> Option<Taken> {
         let mut state = self.state.borrow_mut();
         state.data_queued = false;
-        if state.over || state.fin_passed {
+        if !state.has_data() {
             return None;
         }
+        let passable = usize::try_from(state.passable().saturating_sub(state.passed)).unwrap_or(usize::MAX);
+        let bytes_max = bytes_max.min(passable);
         let mut taken = Taken { offset: state.passed, pieces: Vec::new(), bytes: 0, fin: false };
         while taken.bytes < bytes_max {
             if state.queue.is_empty() {
@@ -434,32 +474,26 @@ impl Relay {
             taken.bytes += piece.len();
             taken.pieces.push(piece);
         }
-        taken.fin = state.fin_taken && state.queue.is_empty() && state.tail.is_empty();
-        if taken.bytes == 0 && !taken.fin {
-            return None;
-        }
         state.passed += taken.bytes as u64;
+        taken.fin = state.fin_taken && state.passed == state.taken;
         state.fin_passed = taken.fin;
         // Until someone says otherwise the writer holds the turn.
         state.data_queued = true;
         Some(taken)
     }
 
-    /// The writer has passed on what it took; whether there is more. A local producer may then go on.
+    /// The writer has passed on what it took; whether there is more. The upper side may then go on.
     pub(crate) fn passed(self: &Rc<Self>) -> bool {
-        let (more, credit) = {
+        let (more, ends) = {
             let mut state = self.state.borrow_mut();
-            let more = !state.over && !state.fin_passed && (state.passed < state.taken || state.fin_taken);
+            let more = state.has_data();
             state.data_queued = more;
-            let limit = state.up_limit();
-            let credit = !state.over
-                && limit > state.told_limit
-                && (limit - state.told_limit >= state.ingress_bytes / 4 || limit == state.credit.limit);
-            state.credit_dirty |= credit;
-            (more, credit)
+            (more, state.fin_passed)
         };
-        if credit {
-            self.mark_news(Side::Up);
+        if ends {
+            self.leave_pool();
+        } else {
+            self.report();
         }
         more
     }
@@ -490,7 +524,7 @@ impl Relay {
     fn mark_data(self: &Rc<Self>) {
         let outlet = {
             let mut state = self.state.borrow_mut();
-            let Some(down) = &state.down else { return };
+            let Some(down) = state.down.as_ref().filter(|_| state.has_data()) else { return };
             let outlet = Rc::clone(&down.outlet);
             if std::mem::replace(&mut state.data_queued, true) {
                 return;

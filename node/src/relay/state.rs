@@ -1,6 +1,6 @@
 //! What a relay remembers of its stream.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
@@ -10,12 +10,20 @@ use trunkline_proto::{
     message::{Abort, Credit},
 };
 
-use super::End;
+use super::{End, Pool};
 
 /// A shorter piece is copied beside its neighbours.
 const GATHER_BELOW_BYTES: usize = 4 * 1024;
 /// So many gathered bytes make a piece.
 const GATHERED_BYTES_MAX: usize = 16 * 1024;
+
+/// The upper side is asked to give back credit beyond `limit`, and has not answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reclaiming {
+    pub(super) limit: u64,
+    /// Whether it has been asked, and not only is to be.
+    pub(super) told: bool,
+}
 
 /// The state behind one relay; [`super::Relay`] has the rules by which it changes.
 pub(super) struct State {
@@ -32,14 +40,26 @@ pub(super) struct State {
     /// The consumer's life, once it has accepted.
     pub(super) accepted: Option<Incarnation>,
     pub(super) accept_told: bool,
-    /// The latest word of the consumer.
+    /// The latest word of the consumer; its limit is in `allowed`.
     pub(super) credit: Credit,
     pub(super) credit_dirty: bool,
-    /// How far the upper side may be ahead of what was passed on.
-    pub(super) ingress_bytes: u64,
+    /// How far the side below lets the stream be passed on.
+    pub(super) allowed: u64,
+    /// The side below has asked for credit back, and is to be told this limit.
+    pub(super) limit_due: Option<u64>,
+    /// What streams to the same lower end share, until the stream needs it no more.
+    pub(super) pool: Option<Rc<Pool>>,
+    /// How far the pool lets the upper side send.
+    pub(super) granted: u64,
+    /// How far the stream had come when the pool was told last.
+    pub(super) reported: u64,
     /// How far the upper side was told that it may send.
     pub(super) told_limit: u64,
+    /// The upper side is asked for credit back.
+    pub(super) reclaiming: Option<Reclaiming>,
     pub(super) wanted: u64,
+    /// How far the side below has heard that more is wanted.
+    pub(super) wanted_told: u64,
     pub(super) want_dirty: bool,
     /// The consumer's bind on a local link.
     pub(super) bind: u64,
@@ -57,7 +77,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(up: End, epoch: u32, ingress_bytes: u64) -> Self {
+    pub(super) fn new(up: End, epoch: u32) -> Self {
         let credit = Credit { stream: 0, epoch, received: 0, consumed: 0, limit: 0, finished: false };
         Self {
             up,
@@ -72,9 +92,15 @@ impl State {
             accept_told: false,
             credit,
             credit_dirty: false,
-            ingress_bytes,
+            allowed: 0,
+            limit_due: None,
+            pool: None,
+            granted: 0,
+            reported: 0,
             told_limit: 0,
+            reclaiming: None,
             wanted: 0,
+            wanted_told: 0,
             want_dirty: false,
             bind: 0,
             open_told: false,
@@ -105,10 +131,5 @@ impl State {
         if !self.tail.is_empty() {
             self.queue.push_back(self.tail.split().freeze());
         }
-    }
-
-    /// How far the upper side may send: as the consumer allows, and not too far ahead of what was passed on.
-    pub(super) fn up_limit(&self) -> u64 {
-        self.credit.limit.min(self.passed.saturating_add(self.ingress_bytes))
     }
 }

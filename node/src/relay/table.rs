@@ -23,14 +23,14 @@ pub(crate) struct Relays {
 }
 
 impl Relays {
-    /// Makes a relay of a stream that came in on `up`.
-    pub(crate) fn add(self: &Rc<Self>, open: Open, up: End, ingress_bytes: u64) -> Rc<Relay> {
+    /// Makes a relay of a stream that came in on `up`, from the local `process` of that number if it has one.
+    pub(crate) fn add(self: &Rc<Self>, open: Open, up: End, process: Option<u64>) -> Rc<Relay> {
         let number = self.next.get() + 1;
         self.next.set(number);
         self.existing.set(self.existing.get() + 1);
         let (outlet, stream) = (Rc::clone(&up.outlet), up.stream);
-        let state = RefCell::new(State::new(up, open.epoch, ingress_bytes));
-        let relay = Rc::new(Relay { number, open, relays: Rc::downgrade(self), state });
+        let state = RefCell::new(State::new(up, open.epoch));
+        let relay = Rc::new(Relay { number, process, open, relays: Rc::downgrade(self), state });
         if let Some(stream) = stream {
             outlet.register(stream, Rc::clone(&relay));
         }

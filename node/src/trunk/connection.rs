@@ -2,8 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
-    rc::Rc,
+    collections::{BTreeMap, HashMap, VecDeque},
+    rc::{Rc, Weak},
     time::{Duration, Instant},
 };
 
@@ -30,11 +30,13 @@ use crate::{
     node::{Came, Node},
     outlet::{Kind, Outlet},
     refusals::printable,
-    relay::{End, Relay, Side},
+    relay::{End, Pool, Relay, Side},
 };
 
 /// Control goes ahead of data inside QUIC too.
 const CONTROL_PRIORITY: i32 = 2;
+/// How much the send window grows for the moment of a control write.
+const CONTROL_ALLOWANCE_BYTES: u64 = 64 * 1024;
 /// What is read of a control stream at once.
 const CONTROL_READ_BYTES: usize = 16 * 1024;
 /// How often a connection is looked at for whether it should end.
@@ -56,6 +58,9 @@ pub(crate) struct Trunk {
     /// Whether the peer said that it takes nothing new.
     pub(crate) draining: Cell<bool>,
     pub(crate) outlet: Rc<Outlet>,
+    /// What waits for the trunk, by the attachment of the producers' process. A pool lasts as long as its streams.
+    ingress: RefCell<BTreeMap<u64, Weak<Pool>>>,
+    ingress_pool_bytes: u64,
     /// The sending halves, by relay number. One that is being written is out of here.
     pub(super) streams: RefCell<HashMap<u64, TrunkStream>>,
     /// Relays whose stream is to be opened.
@@ -63,7 +68,8 @@ pub(crate) struct Trunk {
     /// At how many of them those that have ended are thrown out next.
     pub(super) to_open_look_at: Cell<usize>,
     pub(super) to_open_changed: Notify,
-    pub(super) send_window_bytes: u64,
+    /// What QUIC may hold on the way out, but for the moment of a control write.
+    pub(super) send_window_bytes: Cell<u64>,
     /// Since when a control write waits, if one does.
     pub(super) control_waits: Cell<Option<Instant>>,
     /// How many streams the peer may have open.
@@ -254,10 +260,39 @@ impl Trunk {
             to_open: RefCell::default(),
             to_open_look_at: Cell::new(TO_OPEN_MIN),
             to_open_changed: Notify::new(),
-            send_window_bytes: config.trunk.send_window_bytes,
+            send_window_bytes: Cell::new(config.trunk.send_window_bytes),
+            ingress: RefCell::default(),
+            ingress_pool_bytes: config.limits.ingress_pool_bytes,
             control_waits: Cell::new(None),
             permitted: Cell::new(config.trunk.streams_initial),
         })
+    }
+
+    /// What the streams from one local process to the peer share.
+    pub(super) fn ingress_pool(&self, process: Option<u64>) -> Rc<Pool> {
+        // Streams to a peer come from processes: there is no other number than theirs.
+        let process = process.unwrap_or_default();
+        let mut ingress = self.ingress.borrow_mut();
+        if let Some(pool) = ingress.get(&process).and_then(Weak::upgrade) {
+            return pool;
+        }
+        ingress.retain(|_, pool| pool.strong_count() > 0);
+        let pool = Pool::shared(self.ingress_pool_bytes, u64::MAX);
+        ingress.insert(process, Rc::downgrade(&pool));
+        pool
+    }
+
+    /// QUIC may hold so much on the way out from now on.
+    pub(super) fn set_send_window(&self, bytes: u64) {
+        if self.send_window_bytes.replace(bytes) != bytes {
+            self.apply_send_window();
+        }
+    }
+
+    /// Tells QUIC how much it may hold: more for the moment of a control write, which must not wait behind data.
+    pub(super) fn apply_send_window(&self) {
+        let allowance = if self.control_waits.get().is_some() { CONTROL_ALLOWANCE_BYTES } else { 0 };
+        self.connection.set_send_window(self.send_window_bytes.get() + allowance);
     }
 
     /// Permits the peer more streams once it has opened half of those permitted. By doubling: quinn allocates for each
@@ -411,13 +446,21 @@ fn handle_control(trunk: &Rc<Trunk>, frame: Frame) -> Result<(), Unreadable> {
                 relay.want(&want);
             }
         }
+        Frame::Limit(limit) => {
+            if let Some(relay) = outlet.stream(limit.stream) {
+                if !is_up(&relay) {
+                    return Err(Unreadable::protocol("it gives credit back for a stream that it receives"));
+                }
+                relay.limit(&limit);
+            }
+        }
         Frame::Drain(_) => {
             if !trunk.draining.replace(true) {
                 info!("{} is shutting down", trunk.peer);
             }
         }
         // Answers to what this version does not send.
-        Frame::Limit(_) | Frame::Consumed(_) | Frame::ConsumedAck(_) => {
+        Frame::Consumed(_) | Frame::ConsumedAck(_) => {
             debug!("{} sent a frame that answers nothing", trunk.peer);
         }
         _ => return Err(Unreadable::protocol("it sent a frame that a control stream does not carry")),

@@ -35,7 +35,7 @@ use self::{
     dial::{Action, Dialler, Token},
     endpoint::{Dials, EndpointError},
 };
-use crate::{bindings::Refusal, events, node::Node, relay::Relay};
+use crate::{bindings::Refusal, config::TrunkConfig, events, node::Node, relay::Relay};
 
 /// An attempt at one address that is not answered by then is begun anew: a new handshake retransmits at once, an old one
 /// ever more rarely.
@@ -44,6 +44,8 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 const HANDSHAKES_MAX: usize = 64;
 /// Why the connections of a node that stops are closed.
 const STOPPED: &[u8] = b"the node has stopped";
+/// A trunk's send window, however many trunks share: with less, a turn of one stream would not fit.
+const SEND_WINDOW_BYTES_MIN: u64 = 64 * 1024;
 /// How long the last packets may take to leave when the node stops.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -122,6 +124,16 @@ impl Trunks {
             .values()
             .flat_map(|peer| peer.trunks.borrow().values().cloned().collect::<Vec<_>>())
             .collect()
+    }
+
+    /// Gives each trunk its part of what they may hold inside QUIC together. Called when one has come or gone.
+    fn share_send_windows(&self, config: &TrunkConfig) {
+        let trunks = self.all();
+        let share = config.send_windows_bytes / (trunks.len() as u64).max(1);
+        let share = share.min(config.send_window_bytes).max(SEND_WINDOW_BYTES_MIN);
+        for trunk in trunks {
+            trunk.set_send_window(share);
+        }
     }
 
     /// Tells all peers that this node takes nothing new.
@@ -256,7 +268,7 @@ fn connect(trunk: &Rc<Trunk>, relay: &Rc<Relay>) {
     if trunk.draining.get() {
         relay.fail(Code::Draining, &format!("{} is shutting down", trunk.peer));
     } else {
-        relay.connect_down(&trunk.outlet, None, 0);
+        relay.connect_down(&trunk.outlet, &trunk.ingress_pool(relay.process), None, 0);
     }
 }
 
@@ -339,6 +351,7 @@ fn take(node: &Rc<Node>, peer: &Rc<Peer>, token: Token, trunk: &Rc<Trunk>, contr
         }
     }
     peer.trunks.borrow_mut().insert(token, Rc::clone(trunk));
+    node.trunks.share_send_windows(&node.config.trunk);
     peer.last_failure.borrow_mut().clear();
     let by = if trunk.dialled { "dialled" } else { "accepted" };
     info!("trunk to {} is up ({by}, {})", peer.id, trunk.connection.remote_address());
@@ -352,6 +365,7 @@ fn take(node: &Rc<Node>, peer: &Rc<Peer>, token: Token, trunk: &Rc<Trunk>, contr
         let why = connection::run(&node, &trunk, control).await;
         info!("trunk to {} is down: {why}", peer.id);
         peer.trunks.borrow_mut().remove(&token);
+        node.trunks.share_send_windows(&node.config.trunk);
         let actions = peer.dialler.borrow_mut().lost(token, Instant::now());
         perform(&node, &peer, actions);
         settle(&node, &peer);

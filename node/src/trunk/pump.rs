@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 use trunkline_proto::{
     code::Code,
     frame::Frame,
-    message::{Abort, Accept, Credit, Open, Want},
+    message::{Abort, Accept, Credit, Limit, Open, Reclaim, Want},
 };
 
 use super::{
@@ -27,8 +27,6 @@ use crate::{
     relay::{Relay, Side},
 };
 
-/// How much the send window grows for the moment of a control write.
-const CONTROL_ALLOWANCE_BYTES: u64 = 64 * 1024;
 /// Frames for the control stream are written when so many bytes of them have been gathered, or no more come.
 const FRAMES_BYTES_MAX: usize = 64 * 1024;
 /// Priority of a stream's reverse half, which carries credit; data has 0, the control stream more.
@@ -146,6 +144,9 @@ impl Pump {
             let written = write_ahead(&self.trunk, half.send.stream(), preamble).await;
             check(relay, Side::Down, written)?;
         }
+        if let (Some(limit), Some(stream)) = (news.limit, stream) {
+            Frame::from(Limit { stream, ..limit }).encode(&mut self.frames);
+        }
         if let (Some(Want { epoch, wanted, .. }), Some(stream)) = (news.want, stream) {
             Frame::from(Want { stream, epoch, wanted }).encode(&mut self.frames);
         }
@@ -171,6 +172,9 @@ impl Pump {
         }
         if let Some(credit) = news.credit {
             Frame::from(Credit { stream: 0, ..credit }).encode(&mut frames);
+        }
+        if let Some(reclaim) = news.reclaim {
+            Frame::from(Reclaim { stream: 0, ..reclaim }).encode(&mut frames);
         }
         if !frames.is_empty() {
             let written = write_ahead(&self.trunk, half.send.stream(), frames.freeze()).await;
@@ -260,11 +264,11 @@ async fn write_ahead(trunk: &Trunk, send: &mut SendStream, bytes: Bytes) -> Resu
     if at_once {
         return Ok(());
     }
-    trunk.connection.set_send_window(trunk.send_window_bytes + CONTROL_ALLOWANCE_BYTES);
     trunk.control_waits.set(Some(Instant::now()));
+    trunk.apply_send_window();
     let written = send.write_all_chunks(&mut pieces).await;
     trunk.control_waits.set(None);
-    trunk.connection.set_send_window(trunk.send_window_bytes);
+    trunk.apply_send_window();
     written
 }
 

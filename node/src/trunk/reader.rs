@@ -84,6 +84,7 @@ async fn read_reverse(mut half: Receiving) {
         match decoder.next() {
             Ok(Some(Frame::Accept(accept))) => relay.accept(&accept),
             Ok(Some(Frame::Credit(credit))) => relay.credit(&credit),
+            Ok(Some(Frame::Reclaim(reclaim))) => relay.reclaim(&reclaim),
             Ok(Some(_)) => {
                 return relay.fail(Code::Protocol, "a frame that the reverse half of a stream does not carry");
             }

@@ -1,0 +1,236 @@
+//! A relay's credit: what the side below allows, what this node grants, and what the upper side was told of both.
+//!
+//! The upper side is told the smaller of the two. Each of them can be taken back, a hop at a time: the side below asks
+//! with RECLAIM and is answered at once, out of what the relay knows; the [pool](super::pool) asks, and the upper side
+//! answers with LIMIT.
+
+use std::rc::Rc;
+
+use trunkline_proto::{
+    code::Code,
+    framing::END_MARK_BYTES,
+    message::{Limit, Reclaim},
+};
+
+use super::{
+    Relay, Side,
+    state::{Reclaiming, State},
+};
+
+const MARK: u64 = END_MARK_BYTES as u64;
+
+impl Relay {
+    /// The side below asks for the credit beyond `reclaim.limit` back. It keeps for the stream what was taken from above;
+    /// what of that was not passed on waits here for new credit.
+    pub(crate) fn reclaim(self: &Rc<Self>, reclaim: &Reclaim) {
+        {
+            let mut state = self.state.borrow_mut();
+            if state.over || reclaim.epoch != self.open.epoch {
+                return;
+            }
+            if state.accepted.is_some() {
+                state.allowed = state.allowed.min(reclaim.limit.max(state.taken));
+                state.limit_due = Some(state.allowed);
+                // Whatever it was asked for within the credit that it gave and takes back, it has to hear of again.
+                state.wanted_told = state.wanted_told.min(state.allowed);
+                state.note_wanted();
+            }
+        }
+        if self.is_pending() {
+            self.fail(Code::Protocol, "credit was asked back before the stream was accepted");
+            return;
+        }
+        self.mark_news(Side::Down);
+        self.tell_ceiling();
+    }
+
+    /// The upper side answers a RECLAIM: it will not pass `limit.limit` without new credit.
+    pub(crate) fn limit(self: &Rc<Self>, limit: &Limit) {
+        let answered = {
+            let mut state = self.state.borrow_mut();
+            // Who has sent its last byte was not waited for.
+            if state.over || limit.epoch != self.open.epoch || state.fin_taken {
+                return;
+            }
+            match state.reclaiming {
+                Some(Reclaiming { limit: asked, told: true }) => {
+                    let (kept, told) = (limit.limit, state.told_limit);
+                    // The bytes of the end mark lie beyond what the limit counts.
+                    if kept < asked || kept > told || kept.saturating_add(MARK) < state.content() {
+                        Err(format!("it gave credit back to {kept}, where {asked} was asked for of {told}"))
+                    } else {
+                        state.keep(kept);
+                        Ok(kept)
+                    }
+                }
+                _ => Err("it gave credit back that nobody had asked for".to_owned()),
+            }
+        };
+        match answered {
+            Ok(kept) => {
+                let number = self.number;
+                self.with_pool(|pool| pool.tell(|policy| policy.limited(number, kept)));
+                self.report();
+            }
+            Err(text) => self.fail(Code::Protocol, &text),
+        }
+    }
+
+    /// The pool grants the stream more.
+    pub(super) fn granted(self: &Rc<Self>, limit: u64) {
+        let tells = {
+            let mut state = self.state.borrow_mut();
+            state.granted = state.granted.max(limit);
+            let tells = !state.over && state.accept_told && state.up_limit() > state.told_limit;
+            state.credit_dirty |= tells;
+            tells
+        };
+        if tells {
+            self.mark_news(Side::Up);
+        }
+    }
+
+    /// The pool wants back what it granted beyond `limit`. Returns what the stream keeps, when the upper side need not be
+    /// asked: it was not told of more, has used it all, or has nothing more to send.
+    pub(super) fn asked_back(self: &Rc<Self>, limit: u64) -> Option<u64> {
+        {
+            let mut state = self.state.borrow_mut();
+            let content = state.content();
+            if state.over || state.told_limit <= limit {
+                state.granted = state.granted.min(limit);
+                return Some(limit);
+            }
+            if state.fin_taken || content == state.told_limit {
+                let kept = limit.max(content);
+                state.keep(kept);
+                return Some(kept);
+            }
+            state.reclaiming = Some(Reclaiming { limit, told: false });
+        }
+        self.mark_news(Side::Up);
+        None
+    }
+
+    /// The stream has a lower end that allows something: from now on it shares the pool of that end.
+    pub(super) fn join_pool(self: &Rc<Self>) {
+        let Some(pool) = self.state.borrow().pool.clone() else { return };
+        let (number, allowed, wanted) = {
+            let state = self.state.borrow();
+            (self.number, state.allowed, state.wanted)
+        };
+        let granted = pool.join(self, allowed);
+        self.state.borrow_mut().granted = granted;
+        pool.tell(|policy| policy.wanted(number, wanted));
+    }
+
+    /// The stream needs nothing of the pool any more.
+    pub(super) fn leave_pool(&self) {
+        let pool = self.state.borrow_mut().pool.take();
+        if let Some(pool) = pool {
+            pool.leave(self.number);
+        }
+    }
+
+    /// What the side below allows has changed.
+    pub(super) fn tell_ceiling(&self) {
+        let (number, allowed) = (self.number, self.state.borrow().allowed);
+        self.with_pool(|pool| pool.tell(|policy| policy.ceiling(number, allowed)));
+    }
+
+    /// The upper side wants more: the pool is to know, and how far the stream has come.
+    pub(super) fn tell_wanted(&self) {
+        let (number, wanted, passed) = {
+            let mut state = self.state.borrow_mut();
+            state.reported = state.passed.min(state.granted).max(state.reported);
+            (self.number, state.wanted, state.reported)
+        };
+        self.with_pool(|pool| {
+            pool.tell(|policy| {
+                policy.consumed(number, passed);
+                policy.wanted(number, wanted);
+            });
+        });
+    }
+
+    /// Tells the pool what was passed on, once that is worth a word.
+    pub(super) fn report(&self) {
+        let Some(passed) = self.state.borrow_mut().report_due() else { return };
+        let number = self.number;
+        self.with_pool(|pool| pool.tell(|policy| policy.consumed(number, passed)));
+    }
+
+    /// The upper side has sent its last byte: it need not answer what it was asked.
+    pub(super) fn settle_reclaim(&self) {
+        let kept = {
+            let mut state = self.state.borrow_mut();
+            let Some(Reclaiming { limit, .. }) = state.reclaiming else { return };
+            let kept = limit.max(state.content());
+            state.keep(kept);
+            kept
+        };
+        let number = self.number;
+        self.with_pool(|pool| pool.tell(|policy| policy.limited(number, kept)));
+    }
+
+    fn with_pool(&self, with: impl FnOnce(&super::Pool)) {
+        let pool = self.state.borrow().pool.clone();
+        if let Some(pool) = pool {
+            with(&pool);
+        }
+    }
+}
+
+impl State {
+    /// How far the upper side may send: as the side below allows, and as the pool grants.
+    pub(super) fn up_limit(&self) -> u64 {
+        self.allowed.min(self.granted)
+    }
+
+    /// How far what was taken needed credit: all of it, but for the end mark.
+    pub(super) fn content(&self) -> u64 {
+        let end = if self.fin_taken { self.taken.saturating_sub(MARK) } else { self.taken };
+        end.min(self.told_limit)
+    }
+
+    /// How far may be passed on: as far as the side below allows. The end mark needs no credit; that bytes are the mark
+    /// shows when they are the last.
+    pub(super) fn passable(&self) -> u64 {
+        if self.fin_taken && self.taken <= self.allowed.saturating_add(MARK) {
+            self.taken
+        } else {
+            self.taken.min(self.allowed)
+        }
+    }
+
+    /// Whether there is something to pass on now.
+    pub(super) fn has_data(&self) -> bool {
+        let ends = self.fin_taken && self.passed == self.taken;
+        !self.over && !self.fin_passed && (self.passed < self.passable() || ends)
+    }
+
+    /// Marks that the side below is to hear of what waits for its credit, if it has not.
+    pub(super) fn note_wanted(&mut self) {
+        self.wanted = self.wanted.max(self.content());
+        self.want_dirty |= self.wanted > self.allowed && self.wanted > self.wanted_told;
+    }
+
+    /// The upper side keeps credit up to here.
+    fn keep(&mut self, limit: u64) {
+        self.reclaiming = None;
+        self.told_limit = self.told_limit.min(limit);
+        self.granted = self.granted.min(limit);
+    }
+
+    /// How far the stream has come, when the pool is to be told: a quarter of what it granted was passed on since it was
+    /// told last, or all that the upper side may send. More often would cost more than it gives.
+    fn report_due(&mut self) -> Option<u64> {
+        let passed = self.passed.min(self.granted);
+        let step = passed.saturating_sub(self.reported);
+        let window = self.granted.saturating_sub(self.reported);
+        let due = step > 0 && (step >= window.div_ceil(4) || passed >= self.told_limit);
+        if due {
+            self.reported = passed;
+        }
+        due.then_some(passed)
+    }
+}

@@ -1,0 +1,89 @@
+//! A budget for what waits in this node on the way to one connection, and the relays that share it.
+//!
+//! A process that does not read, or a trunk that is slow or down, makes bytes wait here. How many is decided by a
+//! [`CreditPolicy`], the same as in a consumer's process (docs/adr/0010): *granted* is what the upper side may send,
+//! *consumed* what was passed on. So what a node can hold is a sum over processes and trunks, not over streams.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fmt,
+    rc::{Rc, Weak},
+};
+
+use trunkline_session::{CreditPolicy, Grant, Reclaim, SharedBudget, SharedBudgetConfig};
+
+use super::Relay;
+
+/// See the module.
+pub(crate) struct Pool {
+    policy: RefCell<Box<dyn CreditPolicy>>,
+    /// By relay number, which names them to the policy too.
+    relays: RefCell<HashMap<u64, Weak<Relay>>>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("relays", &self.relays.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// A pool of `budget_bytes`, of which one stream is granted `stream_bytes_max` at most ahead of what was passed on.
+    pub(crate) fn shared(budget_bytes: u64, stream_bytes_max: u64) -> Rc<Self> {
+        let default = SharedBudgetConfig::default();
+        Self::new(Box::new(SharedBudget::new(SharedBudgetConfig {
+            budget_bytes,
+            stream_bytes_max: stream_bytes_max.min(default.stream_bytes_max),
+            // A node passes bytes on as they come: no message has to be let in as a whole.
+            large_bytes: 0,
+            ..default
+        })))
+    }
+
+    pub(super) fn new(policy: Box<dyn CreditPolicy>) -> Rc<Self> {
+        Rc::new(Self { policy: RefCell::new(policy), relays: RefCell::default() })
+    }
+
+    /// A relay's consumer has accepted, and allows so much. Returns what the relay is granted at first.
+    pub(super) fn join(&self, relay: &Rc<Relay>, allowed: u64) -> u64 {
+        self.relays.borrow_mut().insert(relay.number, Rc::downgrade(relay));
+        let mut policy = self.policy.borrow_mut();
+        let granted = policy.open(relay.number, None);
+        policy.ceiling(relay.number, allowed);
+        granted
+    }
+
+    /// A relay holds nothing any more, and needs nothing.
+    pub(super) fn leave(&self, number: u64) {
+        if self.relays.borrow_mut().remove(&number).is_some() {
+            self.tell(|policy| policy.close(number));
+        }
+    }
+
+    /// Tells the policy what happens, and the relays what follows. No relay's state may be borrowed meanwhile.
+    pub(super) fn tell(&self, news: impl FnOnce(&mut dyn CreditPolicy)) {
+        news(&mut **self.policy.borrow_mut());
+        loop {
+            // Each in a statement of its own: a relay that is told marks itself at an outlet, and no policy is borrowed.
+            let grant = self.policy.borrow_mut().poll_grant();
+            if let Some(Grant { stream, limit }) = grant {
+                if let Some(relay) = self.relay(stream) {
+                    relay.granted(limit);
+                }
+                continue;
+            }
+            let reclaim = self.policy.borrow_mut().poll_reclaim();
+            let Some(Reclaim { stream, limit }) = reclaim else { return };
+            if let Some(relay) = self.relay(stream)
+                && let Some(kept) = relay.asked_back(limit)
+            {
+                self.policy.borrow_mut().limited(stream, kept);
+            }
+        }
+    }
+
+    fn relay(&self, number: u64) -> Option<Rc<Relay>> {
+        self.relays.borrow().get(&number).and_then(Weak::upgrade)
+    }
+}
