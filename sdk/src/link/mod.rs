@@ -55,7 +55,7 @@ pub(crate) use connect::{Attached, Options, Target, attach};
 pub(crate) use gather_queue::{Admission, GatherQueue, Popped, Token};
 pub(crate) use latch::Latch;
 pub(crate) use lingering::{LINGER, Lingering};
-pub(crate) use ready::{Cell, Ready, Turn};
+pub(crate) use ready::{Cell, Ready, Served, Turn};
 pub(crate) use receive_cell::{Delivery, ReceiveCell};
 pub(crate) use send_cell::{Looked, Refusal, SendCell, Stream};
 pub(crate) use stalls::Stalls;

@@ -29,3 +29,4 @@ mod relay;
 mod scatter;
 mod send;
 mod sending;
+mod weights;

@@ -8,6 +8,7 @@ mod application;
 
 use std::{
     fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Wake, Waker},
     time::{Duration, Instant},
@@ -35,9 +36,30 @@ pub(crate) struct Stream {
     pub(crate) number: u64,
     pub(crate) address: ConsumerAddress,
     pub(crate) weight: Weight,
+    /// Names the job for the schedule, in place of its two names: what decides about each turn is not to compare these.
+    /// Should two jobs ever meet in one number, they share one share.
+    share: u64,
 }
 
 impl Stream {
+    pub(crate) fn new(
+        job: JobId,
+        producer: ProducerName,
+        incarnation: Incarnation,
+        number: u64,
+        address: ConsumerAddress,
+        weight: Weight,
+    ) -> Self {
+        let mut hasher = DefaultHasher::new();
+        job.hash(&mut hasher);
+        Self { job, producer, incarnation, number, address, weight, share: hasher.finish() }
+    }
+
+    /// What of the schedule it takes its turns from: its job's.
+    pub(crate) fn share(&self) -> u64 {
+        self.share
+    }
+
     /// The OPEN that begins it, under its id on the link.
     pub(crate) fn open(&self, stream: u64) -> Open {
         Open {
