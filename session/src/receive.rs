@@ -35,7 +35,7 @@ pub enum Read {
     Pending,
     /// The sender finished, and everything was consumed.
     End,
-    /// The stream ended another way, after all whole messages that had arrived.
+    /// The stream ended another way; whole messages that can still be read came before this.
     Aborted(Aborted),
 }
 
@@ -373,12 +373,18 @@ impl ReceiveHalf {
         whole
     }
 
-    /// The other side, or a node between, ended the stream. Whole messages that have arrived can still be read. If the
-    /// end mark has arrived, this changes nothing.
+    /// The other side, or a node between, ended the stream. If the end mark has arrived, this changes nothing.
+    ///
+    /// What has arrived and was not read is dropped when the sender gave the stream up ([`Code::Cancelled`]), as with
+    /// RESET_STREAM (RFC 9000 §3.2): whoever cancels a full stream has its memory freed everywhere at once. After any other
+    /// end, whole messages that have arrived can still be read.
     pub fn handle_abort(&mut self, code: Code, text: String) {
         if matches!(self.state, State::Open) {
             self.state = State::Aborted { why: Aborted { code, offset: self.consumed, text }, told: true };
             self.partial = Partial::none();
+            if code == Code::Cancelled {
+                self.ready = VecDeque::new();
+            }
         }
     }
 
@@ -459,6 +465,8 @@ impl ReceiveHalf {
         }
         self.limit = limit.limit;
         self.limit_told = self.limit;
+        // The message at the head was let in, and is not any more: it is to be asked for again.
+        self.asked = if self.asked > self.limit { 0 } else { self.asked };
         Some(self.limit)
     }
 

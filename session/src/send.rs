@@ -170,11 +170,7 @@ impl SendHalf {
     /// # Errors
     /// [`WriteError`], as [`SendHalf::write`] would give.
     pub fn admits(&mut self, length: usize) -> Result<(), WriteError> {
-        match &self.state {
-            State::Aborted { why, .. } => return Err(why.clone().into()),
-            _ if self.final_offset.is_some() => return Err(WriteError::Finished),
-            _ => {}
-        }
+        self.check_open()?;
         if self.written >= self.limit {
             self.wanted = self.wanted.max(self.written + encoded_bytes(length));
             return Err(WriteError::Blocked);
@@ -191,6 +187,31 @@ impl SendHalf {
     /// [`WriteError`]; the message was not taken, not in part.
     pub fn write(&mut self, message: &Bytes) -> Result<(), WriteError> {
         self.admits(message.len())?;
+        self.put(message);
+        Ok(())
+    }
+
+    /// As [`SendHalf::write`], for a message that was promised a place when there was credit: it is taken though that
+    /// credit may have been asked back since. What is beyond the limit waits here, and is wanted.
+    ///
+    /// # Errors
+    /// [`WriteError`], but never [`WriteError::Blocked`]; the message was not taken, not in part.
+    pub fn write_reserved(&mut self, message: &Bytes) -> Result<(), WriteError> {
+        self.check_open()?;
+        self.put(message);
+        Ok(())
+    }
+
+    /// Whether messages are still taken at all.
+    fn check_open(&self) -> Result<(), WriteError> {
+        match &self.state {
+            State::Aborted { why, .. } => Err(why.clone().into()),
+            _ if self.final_offset.is_some() => Err(WriteError::Finished),
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&mut self, message: &Bytes) {
         if message.len() < COALESCE_BELOW_BYTES {
             self.gather(message);
         } else {
@@ -199,7 +220,6 @@ impl SendHalf {
             self.unsent.push_back(message.clone());
         }
         self.count(message.len());
-        Ok(())
     }
 
     /// Takes a copy of a message, as [`SendHalf::write`] takes a message. Nothing is allocated for one that is refused.
@@ -278,6 +298,16 @@ impl SendHalf {
     #[must_use]
     pub fn buffered_bytes(&self) -> u64 {
         if self.is_over() { 0 } else { self.written - self.received }
+    }
+
+    /// Bytes that count against what all senders of the process may hold: written, allowed or sent, and not received.
+    ///
+    /// What lies beyond the limit is not counted: the end of the one message that reached it, and messages whose credit was
+    /// asked back after they were written. So a stream that is stalled holds nothing that others could use. The count
+    /// rises by credit, and falls as the other process receives and when credit is asked back.
+    #[must_use]
+    pub fn charged_bytes(&self) -> u64 {
+        if self.is_over() { 0 } else { self.written.min(self.limit.max(self.sent)) - self.received }
     }
 
     /// How far the other application is known to have consumed the stream, in bytes.

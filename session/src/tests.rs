@@ -3,6 +3,7 @@
 mod credit;
 mod receive;
 mod receive_bytes;
+mod reclaim;
 mod send;
 
 use bytes::{BufMut as _, Bytes, BytesMut};

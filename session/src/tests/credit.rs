@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 use trunkline_proto::framing::LENGTH_BYTES_MAX;
 
-use crate::{CreditPolicy, Grant, SharedBudget, SharedBudgetConfig};
+use crate::{CreditPolicy, Grant, Reclaim, SharedBudget, SharedBudgetConfig};
 
 /// A stream seen from above: its sender has sent what it may, and its application reads when told to.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ impl Model {
             entry.messages.pop_front();
             entry.consumed = end;
         }
-        let (consumed, limit, received, written) = (entry.consumed, entry.limit, entry.received(), entry.written);
+        let (consumed, limit, received) = (entry.consumed, entry.limit, entry.received());
         let large =
             entry.messages.front().filter(|(head, end)| *head <= received && *end > limit && *end > entry.asked);
         if let Some(&(_, end)) = large {
@@ -85,12 +85,18 @@ impl Model {
         } else if consumed > before {
             self.policy.consumed(stream, consumed);
         }
-        // A sender says it once.
-        if written > limit && written > std::mem::replace(&mut entry.wanted_told, written) {
-            self.policy.wanted(stream, written);
-        }
+        self.tell_wanted(stream);
         self.drain();
         consumed > before
+    }
+
+    /// A sender says once what it wants.
+    fn tell_wanted(&mut self, stream: u64) {
+        let Some(entry) = self.streams.get_mut(&stream) else { return };
+        let written = entry.written;
+        if written > entry.limit && written > std::mem::replace(&mut entry.wanted_told, written) {
+            self.policy.wanted(stream, written);
+        }
     }
 
     /// Reads everything everywhere; panics when a round brings nothing new.
@@ -110,11 +116,24 @@ impl Model {
         self.streams.values().map(of).sum()
     }
 
+    /// Takes the grants, and has every reclaim answered at once.
     fn drain(&mut self) {
-        while let Some(Grant { stream, limit }) = self.policy.poll_grant() {
-            let entry = self.streams.get_mut(&stream).expect("a grant is for an open stream");
-            assert!(limit > entry.limit, "a limit never falls");
-            entry.limit = limit;
+        loop {
+            if let Some(Grant { stream, limit }) = self.policy.poll_grant() {
+                let entry = self.streams.get_mut(&stream).expect("a grant is for an open stream");
+                assert!(limit > entry.limit, "a limit never falls by a grant");
+                entry.limit = limit;
+            } else if let Some(Reclaim { stream, limit }) = self.policy.poll_reclaim() {
+                let entry = self.streams.get_mut(&stream).expect("a reclaim is for an open stream");
+                assert!(limit < entry.limit, "nothing is asked back");
+                entry.limit = limit.max(entry.received());
+                entry.asked = if entry.asked > entry.limit { 0 } else { entry.asked };
+                entry.wanted_told = entry.wanted_told.min(entry.limit);
+                self.policy.limited(stream, entry.limit);
+                self.tell_wanted(stream);
+            } else {
+                break;
+            }
         }
         let heads = (LENGTH_BYTES_MAX * self.streams.len()) as u64;
         let outstanding = self.policy.outstanding_bytes();
@@ -125,7 +144,7 @@ impl Model {
 }
 
 fn small(budget_bytes: u64, large_bytes: u64) -> SharedBudgetConfig {
-    SharedBudgetConfig { budget_bytes, initial_bytes: 16, stream_bytes_max: 64, large_bytes }
+    SharedBudgetConfig { budget_bytes, idle_bytes: 16, turn_bytes: 16, stream_bytes_max: 64, large_bytes }
 }
 
 #[derive(Debug, Clone)]
@@ -151,10 +170,11 @@ fn steps(streams: u64, length_max: u64) -> impl Strategy<Value = Vec<Step>> {
 
 fn config() -> impl Strategy<Value = SharedBudgetConfig> {
     let budget = prop_oneof![Just(0_u64), 0..10_u64, 0..300_u64, 0..10_000_u64];
-    (budget, 0..40_u64, 0..500_u64, 4..3000_u64).prop_map(
-        |(budget_bytes, initial_bytes, stream_bytes_max, large_bytes)| SharedBudgetConfig {
+    (budget, 0..40_u64, 0..40_u64, 0..500_u64, 4..3000_u64).prop_map(
+        |(budget_bytes, idle_bytes, turn_bytes, stream_bytes_max, large_bytes)| SharedBudgetConfig {
             budget_bytes,
-            initial_bytes,
+            idle_bytes,
+            turn_bytes,
             stream_bytes_max,
             large_bytes,
         },
@@ -310,7 +330,8 @@ fn a_hundred_messages_as_long_as_the_pool_get_through_one_after_another() {
 
 #[test]
 fn a_stream_that_enters_the_pool_leaves_its_window_to_those_that_wait() {
-    let mut model = Model::new(SharedBudgetConfig { initial_bytes: 100, ..small(100, 1000) });
+    let mut model =
+        Model::new(SharedBudgetConfig { idle_bytes: 100, turn_bytes: 100, stream_bytes_max: 100, ..small(100, 1000) });
     model.open(1);
     model.write(1, 500);
     assert_eq!(model.streams[&1].limit, 502);

@@ -93,11 +93,27 @@ impl Plan {
 fn budget(random: &mut Random) -> SharedBudgetConfig {
     let large_bytes = random.pick(&[64, 100, 2_000, 40_000]);
     match random.below(4) {
-        0 => {
-            SharedBudgetConfig { budget_bytes: random.below(200), initial_bytes: 16, stream_bytes_max: 64, large_bytes }
-        }
-        1 => SharedBudgetConfig { budget_bytes: 2_000, initial_bytes: 100, stream_bytes_max: 100, large_bytes },
-        2 => SharedBudgetConfig { budget_bytes: 20_000, initial_bytes: 500, stream_bytes_max: 8_000, large_bytes },
+        0 => SharedBudgetConfig {
+            budget_bytes: random.below(200),
+            idle_bytes: 4,
+            turn_bytes: 16,
+            stream_bytes_max: 64,
+            large_bytes,
+        },
+        1 => SharedBudgetConfig {
+            budget_bytes: 2_000,
+            idle_bytes: 25,
+            turn_bytes: 100,
+            stream_bytes_max: 100,
+            large_bytes,
+        },
+        2 => SharedBudgetConfig {
+            budget_bytes: 20_000,
+            idle_bytes: 125,
+            turn_bytes: 500,
+            stream_bytes_max: 8_000,
+            large_bytes,
+        },
         _ => SharedBudgetConfig { large_bytes, ..SharedBudgetConfig::default() },
     }
 }

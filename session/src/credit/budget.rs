@@ -1,0 +1,688 @@
+//! One budget, shared by demand: turns for those that want, windows that grow while they are drained, and credit asked back
+//! from those that do not use it.
+//!
+//! *Who is given what.* A stream is given `idle_bytes` unasked, within three quarters of the budget. One that wants is
+//! given a turn, within all of it. A window doubles while it is drained and wanted, within half of it. Who wants and has
+//! less than a turn waits in one rotation, first come, first served. The head of the rotation keeps its place until it
+//! has had its turn, so that what is free in crumbs adds up; then it goes to the back.
+//!
+//! *Caps.* The windows of a group of streams hold at most its cap, shared by the same quarters and halves. A stream whose
+//! cap is used up leaves the rotation at its head and waits for its cap, so it holds up no other group; what the cap has
+//! again goes to those first. Long messages of a group may hold as much again of the pool, and one message is let in
+//! whatever its length, so that it gets through: a group holds at most `cap + max(cap, longest message)` and four bytes a
+//! stream.
+//!
+//! *Reclaim.* While the rotation misses more than is free or coming, holders are asked: first those that hold more than
+//! their senders want, the least recently drained first, down to the length of a next message. When there is none left,
+//! those that hold no more than they want: their senders may have stopped. These are asked a few at a time, for half of what
+//! they hold, then for the rest, and are given nothing before something of theirs was drained. So a sender that lives goes on
+//! with what it kept, one that does not holds nothing for long, and no credit goes round among those that have stopped.
+//! There is no clock: an answer that has not come while everyone who waits had news twice is not counted on, and others are
+//! asked.
+//!
+//! Every call costs O(1), amortised, whatever the number of streams, and O(caps) where caps are used up.
+
+use std::collections::{HashMap, VecDeque};
+
+use hashlink::LinkedHashSet;
+
+use super::{
+    Cap, CreditPolicy, Grant, HEAD_BYTES, Reclaim, SharedBudgetConfig,
+    stream::{Holding, Large, Outstanding, Place, Share, Stream},
+};
+
+/// How many streams may be asked for what is promised before one has answered, or is overdue. Where all streams are busy, none of them can give
+/// anything, and so much is asked in vain.
+const PROMISED_ASKED_MAX: u64 = 16;
+/// After so much other news, and as much again for each two that wait, an answer is overdue.
+const OVERDUE_EVENTS: u64 = 64;
+
+/// A part of the bytes that one kind of grant may use.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Whole,
+    ThreeQuarters,
+    Half,
+}
+
+/// Sums over the streams that share some bytes.
+#[derive(Debug, Default)]
+struct Account {
+    bytes: u64,
+    sum: Sum,
+    holders: Holders,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Sum {
+    committed: u64,
+    missing: u64,
+    coming: u64,
+    promised_asks: u64,
+}
+
+/// Streams that could be asked to give back, the least recently drained first.
+#[derive(Debug, Default)]
+struct Holders {
+    excess: LinkedHashSet<u64>,
+    promised: LinkedHashSet<u64>,
+}
+
+impl Holders {
+    fn of(&mut self, holding: Holding) -> &mut LinkedHashSet<u64> {
+        match holding {
+            Holding::Excess => &mut self.excess,
+            Holding::Promised => &mut self.promised,
+        }
+    }
+}
+
+impl Account {
+    fn new(bytes: u64) -> Self {
+        Self { bytes, ..Self::default() }
+    }
+
+    fn free(&self, part: Part) -> u64 {
+        let most = match part {
+            Part::Whole => self.bytes,
+            Part::ThreeQuarters => self.bytes - self.bytes / 4,
+            Part::Half => self.bytes / 2,
+        };
+        most.saturating_sub(self.sum.committed)
+    }
+
+    /// What those that wait miss and will not have without asking.
+    fn shortage(&self) -> u64 {
+        self.sum.missing.saturating_sub(self.free(Part::Whole).saturating_add(self.sum.coming))
+    }
+}
+
+/// The streams under one cap.
+#[derive(Debug)]
+struct Group {
+    account: Account,
+    /// Streams that came to the head of the rotation and wait for the cap.
+    waiting: LinkedHashSet<u64>,
+    /// What its messages hold of the pool.
+    large: u64,
+    /// Streams that came to the head of those that wait for the pool, and wait for the cap.
+    waiting_large: LinkedHashSet<u64>,
+}
+
+/// Every stream gets a small window, which doubles while its application keeps up, out of one budget. Credit that is not
+/// used is asked back when others want it.
+///
+/// Windows grow within half of the budget, and a stream whose sender does not ask is given `idle_bytes` within three
+/// quarters. The rest is for those that ask, in turn. A message that does not fit waits its turn for the pool. The module's
+/// own page has the rules.
+#[derive(Debug)]
+pub struct SharedBudget {
+    config: SharedBudgetConfig,
+    streams: HashMap<u64, Stream>,
+    total: Account,
+    groups: Vec<Group>,
+    /// Free bytes of the pool.
+    large_free: u64,
+    /// Streams that want more and have less than a turn gives, in the order in which they came to.
+    rotation: LinkedHashSet<u64>,
+    /// Streams that wait for the pool, first come, first served.
+    waiting_large: LinkedHashSet<u64>,
+    /// Streams whose limit has risen and was not polled.
+    granted: LinkedHashSet<u64>,
+    /// Streams that hold more than their ceiling allows.
+    above_ceiling: LinkedHashSet<u64>,
+    /// Reclaims whose answers are counted on, oldest first: the stream, the reclaim's number, and when it is overdue.
+    expected: VecDeque<(u64, u64, u64)>,
+    reclaims: u64,
+    /// Counts what the policy was told.
+    events: u64,
+    /// Counts the passes of every loop here, for the tests of what a call costs.
+    #[cfg(test)]
+    pub(crate) steps: u64,
+}
+
+impl SharedBudget {
+    /// A policy for one process.
+    #[must_use]
+    pub fn new(config: SharedBudgetConfig) -> Self {
+        Self {
+            config,
+            streams: HashMap::new(),
+            total: Account::new(config.budget_bytes),
+            groups: Vec::new(),
+            large_free: config.large_bytes,
+            rotation: LinkedHashSet::new(),
+            waiting_large: LinkedHashSet::new(),
+            granted: LinkedHashSet::new(),
+            above_ceiling: LinkedHashSet::new(),
+            expected: VecDeque::new(),
+            reclaims: 0,
+            events: 0,
+            #[cfg(test)]
+            steps: 0,
+        }
+    }
+
+    /// A cap of `bytes` on what the streams that are opened with it hold together in windows. Their long messages may hold
+    /// as much again of the pool, or one message if that is longer.
+    #[must_use]
+    pub fn add_cap(&mut self, bytes: u64) -> Cap {
+        self.groups.push(Group {
+            account: Account::new(bytes),
+            waiting: LinkedHashSet::new(),
+            large: 0,
+            waiting_large: LinkedHashSet::new(),
+        });
+        Cap(self.groups.len() - 1)
+    }
+
+    /// Bytes that senders may have in flight or the process may hold: in windows, in the pool, and four a stream.
+    #[must_use]
+    pub fn outstanding_bytes(&self) -> u64 {
+        let pool = self.config.large_bytes - self.large_free;
+        self.total.sum.committed + pool + HEAD_BYTES * self.streams.len() as u64
+    }
+
+    /// What the streams with this cap hold in windows, and what their messages hold of the pool.
+    #[must_use]
+    pub fn outstanding_bytes_of(&self, cap: Cap) -> (u64, u64) {
+        self.groups.get(cap.0).map_or((0, 0), |group| (group.account.sum.committed, group.large))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn limit_of(&self, stream: u64) -> u64 {
+        self.streams.get(&stream).map_or(0, |entry| entry.limit)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn held_by(&self, stream: u64) -> u64 {
+        self.limit_of(stream) - self.consumed_of(stream)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn consumed_of(&self, stream: u64) -> u64 {
+        self.streams.get(&stream).map_or(0, |entry| entry.consumed)
+    }
+
+    /// The least window that a stream gets whose sender wants.
+    fn turn_bytes(&self) -> u64 {
+        self.config.turn_bytes.min(self.config.stream_bytes_max)
+    }
+
+    fn step(&mut self) {
+        #[cfg(test)]
+        {
+            self.steps += 1;
+        }
+    }
+
+    /// Something was told: answers that were due long ago are not counted on any more.
+    fn note_event(&mut self) {
+        self.events += 1;
+        while let Some(&(stream, number, due)) = self.expected.front()
+            && due <= self.events
+        {
+            self.step();
+            self.expected.pop_front();
+            self.change(stream, |entry| {
+                if let Some(reclaim) = entry.reclaim.as_mut().filter(|reclaim| reclaim.number == number) {
+                    reclaim.is_overdue = true;
+                }
+            });
+        }
+    }
+
+    /// Takes what a stream adds to the sums out of them, or puts it in.
+    fn account(&mut self, cap: Option<usize>, place: Place, share: Share, apply: impl Fn(u64, u64) -> u64) {
+        let add = |sum: &mut Sum, waits_here: bool| {
+            sum.committed = apply(sum.committed, share.charge);
+            sum.coming = apply(sum.coming, share.coming);
+            sum.promised_asks = apply(sum.promised_asks, share.promised_asks);
+            if waits_here {
+                sum.missing = apply(sum.missing, share.missing);
+            }
+        };
+        add(&mut self.total.sum, place == Place::Rotation);
+        if let Some(group) = cap.and_then(|cap| self.groups.get_mut(cap)) {
+            add(&mut group.account.sum, place == Place::Cap);
+        }
+    }
+
+    /// Changes a stream and keeps all sums and lists true. The only way to change one.
+    fn change(&mut self, stream: u64, change: impl FnOnce(&mut Stream)) {
+        let turn_bytes = self.turn_bytes();
+        let Some(entry) = self.streams.get_mut(&stream) else { return };
+        let (cap, before, place_before) = (entry.cap, entry.share(turn_bytes), entry.place);
+        change(entry);
+        if !entry.is_hungry(turn_bytes) {
+            entry.place = Place::Nowhere;
+        }
+        let (after, place) = (entry.share(turn_bytes), entry.place);
+        let (listed, holding) = (entry.listed, entry.holding());
+        entry.listed = holding;
+        if entry.is_above_ceiling() {
+            self.above_ceiling.insert(stream);
+        }
+        if (before, place_before) != (after, place) {
+            self.account(cap, place_before, before, |sum, part| sum - part);
+            self.account(cap, place, after, |sum, part| sum + part);
+        }
+        if place_before != place {
+            self.leave(stream, cap, place_before);
+            match (place, cap) {
+                (Place::Nowhere, _) => {}
+                (Place::Cap, Some(cap)) => {
+                    self.groups[cap].waiting.insert(stream);
+                }
+                (Place::Rotation | Place::Cap, _) => {
+                    self.rotation.insert(stream);
+                }
+            }
+        }
+        if listed != holding {
+            self.list(cap, |holders| {
+                if let Some(listed) = listed {
+                    holders.of(listed).remove(&stream);
+                }
+                if let Some(holding) = holding {
+                    holders.of(holding).insert(stream);
+                }
+            });
+        }
+    }
+
+    fn leave(&mut self, stream: u64, cap: Option<usize>, place: Place) {
+        match (place, cap) {
+            (Place::Nowhere, _) => {}
+            (Place::Cap, Some(cap)) => {
+                self.groups[cap].waiting.remove(&stream);
+            }
+            (Place::Rotation | Place::Cap, _) => {
+                self.rotation.remove(&stream);
+            }
+        }
+    }
+
+    /// Changes the lists of holders that have, or are to have, a stream.
+    fn list(&mut self, cap: Option<usize>, change: impl Fn(&mut Holders)) {
+        change(&mut self.total.holders);
+        if let Some(group) = cap.and_then(|cap| self.groups.get_mut(cap)) {
+            change(&mut group.account.holders);
+        }
+    }
+
+    /// What may be added for a stream within a part of the budget, and of its cap.
+    fn free(&self, cap: Option<usize>, part: Part) -> u64 {
+        let free = self.total.free(part);
+        cap.and_then(|cap| self.groups.get(cap)).map_or(free, |group| free.min(group.account.free(part)))
+    }
+
+    /// Raises a stream's limit to `target`, or as far as its ceiling and a part of the budget allow.
+    fn raise(&mut self, stream: u64, target: u64, part: Part) {
+        let Some(entry) = self.streams.get(&stream).filter(|entry| entry.is_grantable()) else { return };
+        if target <= entry.limit {
+            return;
+        }
+        let free = self.free(entry.cap, part);
+        let most = entry.consumed.saturating_add(HEAD_BYTES + entry.charge()).saturating_add(free);
+        let limit = target.min(most).min(entry.ceiling);
+        if limit > entry.limit {
+            self.change(stream, |entry| {
+                entry.limit = limit;
+                entry.is_used_up = false;
+            });
+            self.granted.insert(stream);
+        }
+    }
+
+    /// Gives `stream` what its window asks for; queues it when it wants more and has less than a turn gives.
+    ///
+    /// While any other waits in the rotation nothing is free, so nobody is overtaken by this.
+    fn serve(&mut self, stream: u64) {
+        let turn_bytes = self.turn_bytes();
+        let Some(entry) = self.streams.get_mut(&stream).filter(|entry| entry.is_grantable()) else { return };
+        let wants = entry.wants();
+        if wants && entry.place == Place::Nowhere {
+            entry.window = entry.window.max(turn_bytes);
+        }
+        let (turn, full) = (entry.turn(turn_bytes), entry.consumed.saturating_add(entry.window));
+        let before = entry.limit;
+        self.raise(stream, turn, if wants { Part::Whole } else { Part::ThreeQuarters });
+        self.raise(stream, full, Part::Half);
+        // The length of a message, which it is given while it waits, is no part of its turn.
+        self.change(stream, |entry| entry.turn_end = entry.turn_end.saturating_add(entry.limit - before));
+        self.queue(stream);
+    }
+
+    /// Puts a stream that is to wait for a turn at the back of the rotation.
+    fn queue(&mut self, stream: u64) {
+        let turn_bytes = self.turn_bytes();
+        let Some(entry) = self.streams.get(&stream) else { return };
+        if entry.place == Place::Nowhere && entry.is_hungry(turn_bytes) {
+            self.change(stream, |entry| {
+                entry.place = Place::Rotation;
+                entry.turn_end = entry.limit.saturating_add(turn_bytes.max(HEAD_BYTES));
+            });
+        }
+    }
+
+    /// Serves those who wait, as far as what is free allows.
+    fn redistribute(&mut self) {
+        // The pool first: a stream that enters it gives its window back to the others.
+        self.serve_pool();
+        while self.total.free(Part::Whole) > 0 {
+            self.step();
+            let has_room = |group: &&Group| group.account.free(Part::Whole) > 0;
+            let roomy = self.groups.iter().filter(has_room).find_map(|group| group.waiting.front().copied());
+            let Some(stream) = roomy.or_else(|| self.rotation.front().copied()) else { break };
+            if !self.give_turn(stream) {
+                break;
+            }
+        }
+    }
+
+    /// Gives the stream at the head its turn, or what there is of it. False when that leaves nothing for anybody.
+    fn give_turn(&mut self, stream: u64) -> bool {
+        let turn_bytes = self.turn_bytes();
+        let Some(entry) = self.streams.get(&stream) else { return false };
+        let target = entry.turn(turn_bytes).min(entry.turn_end);
+        self.raise(stream, target, Part::Whole);
+        let Some(entry) = self.streams.get(&stream) else { return false };
+        if entry.place == Place::Nowhere || entry.limit >= target {
+            // If it wants on, it goes to the back; what is left is for those before it.
+            self.change(stream, |entry| entry.place = Place::Nowhere);
+            if self.rotation.is_empty() {
+                self.serve(stream);
+            } else {
+                self.queue(stream);
+            }
+            return true;
+        }
+        if self.total.free(Part::Whole) == 0 {
+            return false;
+        }
+        // Its cap is what keeps it.
+        self.change(stream, |entry| entry.place = Place::Cap);
+        true
+    }
+
+    /// Lets messages into the pool, first come, first served; those first that waited for their cap alone.
+    fn serve_pool(&mut self) {
+        for cap in 0..self.groups.len() {
+            while let Some(&stream) = self.groups[cap].waiting_large.front() {
+                self.step();
+                match self.reserve(stream) {
+                    Reserved::Done => self.groups[cap].waiting_large.pop_front(),
+                    Reserved::CapIsFull => break,
+                    Reserved::PoolIsFull => return,
+                };
+            }
+        }
+        while let Some(&stream) = self.waiting_large.front() {
+            self.step();
+            match self.reserve(stream) {
+                Reserved::Done => {}
+                Reserved::PoolIsFull => return,
+                Reserved::CapIsFull => {
+                    let cap = self.streams.get(&stream).and_then(|entry| entry.cap);
+                    if let Some(group) = cap.and_then(|cap| self.groups.get_mut(cap)) {
+                        group.waiting_large.insert(stream);
+                    }
+                }
+            }
+            self.waiting_large.pop_front();
+        }
+    }
+
+    /// Moves a stream into the pool, if it is to go there and there is room.
+    fn reserve(&mut self, stream: u64) -> Reserved {
+        let Some(entry) = self.streams.get_mut(&stream) else { return Reserved::Done };
+        let Some(Large { end, reserved: 0 }) = entry.large else { return Reserved::Done };
+        if entry.reclaim.is_some() {
+            // It waits again once it has answered.
+            return Reserved::Done;
+        }
+        if end <= entry.limit {
+            // Its window has grown to it meanwhile.
+            entry.large = None;
+            return Reserved::Done;
+        }
+        let (cap, reserved) = (entry.cap, end - entry.consumed);
+        if reserved > self.config.large_bytes {
+            // It never fits: let it wait alone.
+            return Reserved::Done;
+        }
+        if let Some(group) = cap.and_then(|cap| self.groups.get(cap))
+            && group.large > 0
+            && group.large + reserved > group.account.bytes
+        {
+            return Reserved::CapIsFull;
+        }
+        if reserved > self.large_free {
+            return Reserved::PoolIsFull;
+        }
+        self.large_free -= reserved;
+        if let Some(group) = cap.and_then(|cap| self.groups.get_mut(cap)) {
+            group.large += reserved;
+        }
+        self.change(stream, |entry| {
+            entry.large = Some(Large { end, reserved });
+            entry.limit = end;
+            entry.is_used_up = false;
+        });
+        self.granted.insert(stream);
+        Reserved::Done
+    }
+
+    /// Gives bytes back to the pool.
+    fn release(&mut self, cap: Option<usize>, reserved: u64) {
+        self.large_free += reserved;
+        if let Some(group) = cap.and_then(|cap| self.groups.get_mut(cap)) {
+            group.large -= reserved;
+        }
+    }
+
+    /// Asks a stream to keep no more than `asked`.
+    fn ask(&mut self, stream: u64, asked: u64, is_of_promised: bool) -> Reclaim {
+        self.reclaims += 1;
+        let number = self.reclaims;
+        let waiting = self.rotation.len() + self.groups.iter().map(|group| group.waiting.len()).sum::<usize>();
+        self.expected.push_back((stream, number, self.events + OVERDUE_EVENTS + 2 * waiting as u64));
+        let reclaim = Outstanding { asked, number, is_of_promised, is_overdue: false };
+        self.change(stream, |entry| entry.reclaim = Some(reclaim));
+        Reclaim { stream, limit: asked }
+    }
+
+    /// Asks the next holder for what those miss that wait for the budget, or for the cap of a group.
+    fn ask_for_missing(&mut self, cap: Option<usize>) -> Option<Reclaim> {
+        let (account, waiting) = match cap {
+            None => (&self.total, &self.rotation),
+            Some(cap) => (&self.groups[cap].account, &self.groups[cap].waiting),
+        };
+        let shortage = account.shortage();
+        if shortage == 0 {
+            return None;
+        }
+        if let Some((&stream, entry)) =
+            account.holders.excess.front().and_then(|stream| Some((stream, self.streams.get(stream)?)))
+        {
+            let asked = entry.excess_begins().max(entry.limit.saturating_sub(shortage));
+            return Some(self.ask(stream, asked, false));
+        }
+        if self.total.sum.promised_asks >= PROMISED_ASKED_MAX {
+            return None;
+        }
+        let head = waiting.front().copied();
+        // The head itself may be the least recently drained; the next one is not.
+        for _ in 0..2 {
+            self.step();
+            let holders = match cap {
+                None => &mut self.total.holders,
+                Some(cap) => &mut self.groups[cap].account.holders,
+            };
+            let Some(&stream) = holders.promised.front() else { break };
+            if Some(stream) == head {
+                holders.promised.to_back(&stream);
+                continue;
+            }
+            let Some(entry) = self.streams.get(&stream) else { break };
+            let kept = if entry.is_suspect { 0 } else { entry.charge() / 2 };
+            let least = entry.consumed.saturating_add(HEAD_BYTES + kept);
+            let asked = least.max(entry.limit.saturating_sub(shortage));
+            self.change(stream, |entry| entry.is_suspect = true);
+            return Some(self.ask(stream, asked, true));
+        }
+        None
+    }
+}
+
+/// What came of a wish for the pool.
+#[derive(Debug, Clone, Copy)]
+enum Reserved {
+    /// It is in, or has no business there.
+    Done,
+    PoolIsFull,
+    CapIsFull,
+}
+
+impl CreditPolicy for SharedBudget {
+    fn open(&mut self, stream: u64, cap: Option<Cap>) -> u64 {
+        self.close(stream);
+        let cap = cap.map(|Cap(index)| index).filter(|&index| index < self.groups.len());
+        let window = self.config.idle_bytes.min(self.config.stream_bytes_max);
+        self.streams.insert(stream, Stream::new(cap, window));
+        self.serve(stream);
+        // The first limit travels in ACCEPT, not as a grant.
+        self.granted.remove(&stream);
+        self.streams.get(&stream).map_or(0, |entry| entry.limit)
+    }
+
+    fn ceiling(&mut self, stream: u64, ceiling: u64) {
+        self.change(stream, |entry| entry.ceiling = ceiling);
+        self.serve(stream);
+    }
+
+    fn limited(&mut self, stream: u64, limit: u64) {
+        self.note_event();
+        let mut waits_for_pool = false;
+        let idle_bytes = self.config.idle_bytes.min(self.config.stream_bytes_max);
+        let Some(entry) = self.streams.get(&stream) else { return };
+        let Some(reclaim) = entry.reclaim else { return };
+        self.change(stream, |entry| {
+            entry.reclaim = None;
+            entry.is_used_up = limit > reclaim.asked;
+            // Whoever has used its credit lives.
+            entry.is_suspect &= !entry.is_used_up;
+            entry.limit = entry.limit.min(limit.max(entry.consumed));
+            entry.window = idle_bytes;
+            waits_for_pool = entry.large.is_some_and(|large| large.reserved == 0);
+        });
+        // It may have come to the head while it could be granted nothing, and have lost its place by that.
+        let keeps_place = self.waiting_large.contains(&stream)
+            || self.groups.iter().any(|group| group.waiting_large.contains(&stream));
+        if waits_for_pool && !keeps_place {
+            self.waiting_large.insert(stream);
+        }
+        self.redistribute();
+        self.serve(stream);
+    }
+
+    fn consumed(&mut self, stream: u64, consumed: u64) {
+        self.note_event();
+        let stream_bytes_max = self.config.stream_bytes_max;
+        let (mut released, mut drained, mut cap) = (0, false, None);
+        self.change(stream, |entry| {
+            let consumed = consumed.clamp(entry.consumed, entry.limit);
+            drained = consumed > entry.consumed;
+            cap = entry.cap;
+            entry.consumed = consumed;
+            // A message leaves the pool as a whole. The limit stands at its end: the stream then holds nothing.
+            if let Some(large) = entry.large.take_if(|large| consumed >= large.end) {
+                released = large.reserved;
+            }
+            // It used up most of its window and its application keeps up: let it have twice as much.
+            let has_used_most = entry.wants() || entry.limit - consumed <= entry.window / 2;
+            if drained && has_used_most {
+                entry.window = entry.window.saturating_mul(2).min(stream_bytes_max);
+            }
+            entry.is_suspect &= !drained;
+        });
+        if drained && let Some(listed) = self.streams.get(&stream).and_then(|entry| entry.listed) {
+            self.list(cap, |holders| {
+                holders.of(listed).to_back(&stream);
+            });
+        }
+        self.release(cap, released);
+        self.redistribute();
+        self.serve(stream);
+    }
+
+    fn wanted(&mut self, stream: u64, wanted: u64) {
+        self.note_event();
+        self.change(stream, |entry| entry.wanted = entry.wanted.max(wanted));
+        self.serve(stream);
+    }
+
+    fn message(&mut self, stream: u64, consumed: u64, end: u64) {
+        self.consumed(stream, consumed);
+        let Some(entry) = self.streams.get(&stream) else { return };
+        if end <= entry.limit || entry.large.is_some() {
+            return;
+        }
+        let needed = end - entry.consumed;
+        if needed <= self.config.stream_bytes_max
+            && end - entry.limit <= self.free(entry.cap, Part::Half)
+            && end <= entry.ceiling
+            && entry.is_grantable()
+        {
+            self.raise(stream, end, Part::Half);
+            return;
+        }
+        self.change(stream, |entry| entry.large = Some(Large { end, reserved: 0 }));
+        self.waiting_large.insert(stream);
+        self.redistribute();
+    }
+
+    fn close(&mut self, stream: u64) {
+        self.note_event();
+        let turn_bytes = self.turn_bytes();
+        let Some(entry) = self.streams.remove(&stream) else { return };
+        self.account(entry.cap, entry.place, entry.share(turn_bytes), |sum, part| sum - part);
+        self.leave(stream, entry.cap, entry.place);
+        self.list(entry.cap, |holders| {
+            holders.excess.remove(&stream);
+            holders.promised.remove(&stream);
+        });
+        self.release(entry.cap, entry.large.map_or(0, |large| large.reserved));
+        self.waiting_large.remove(&stream);
+        if let Some(group) = entry.cap.and_then(|cap| self.groups.get_mut(cap)) {
+            group.waiting_large.remove(&stream);
+        }
+        self.granted.remove(&stream);
+        self.above_ceiling.remove(&stream);
+        self.redistribute();
+    }
+
+    fn poll_grant(&mut self) -> Option<Grant> {
+        let stream = self.granted.pop_front()?;
+        self.streams.get(&stream).map(|entry| Grant { stream, limit: entry.limit })
+    }
+
+    fn poll_reclaim(&mut self) -> Option<Reclaim> {
+        if !self.granted.is_empty() {
+            return None;
+        }
+        while let Some(stream) = self.above_ceiling.pop_front() {
+            self.step();
+            if let Some(entry) = self.streams.get(&stream).filter(|entry| entry.is_above_ceiling()) {
+                let asked = entry.ceiling_asked();
+                return Some(self.ask(stream, asked, false));
+            }
+        }
+        if let Some(reclaim) = self.ask_for_missing(None) {
+            return Some(reclaim);
+        }
+        let short = (0..self.groups.len()).filter(|&cap| !self.groups[cap].waiting.is_empty());
+        short.collect::<Vec<_>>().into_iter().find_map(|cap| self.ask_for_missing(Some(cap)))
+    }
+}

@@ -1,0 +1,443 @@
+//! Credit that is given, asked back, capped and passed on, stream by stream.
+
+use trunkline_proto::{
+    code::Code,
+    message::{Limit, Reclaim as ReclaimMessage},
+};
+
+use super::{accept, at, credit, drain, encoded, message, open_sender};
+use crate::{
+    CreditPolicy, Grant, Read, ReceiveHalf, ReceiveOutput, Reclaim, SendHalf, SendOutput, SharedBudget,
+    SharedBudgetConfig, WriteError,
+};
+
+/// Four bytes that every stream may hold beside the budget.
+const HEAD: u64 = 4;
+
+fn config(budget_bytes: u64) -> SharedBudgetConfig {
+    SharedBudgetConfig { budget_bytes, idle_bytes: 40, turn_bytes: 160, stream_bytes_max: 640, large_bytes: 0 }
+}
+
+fn grants(policy: &mut SharedBudget) -> Vec<(u64, u64)> {
+    std::iter::from_fn(|| policy.poll_grant()).map(|Grant { stream, limit }| (stream, limit)).collect()
+}
+
+fn reclaims(policy: &mut SharedBudget) -> Vec<(u64, u64)> {
+    std::iter::from_fn(|| policy.poll_reclaim()).map(|Reclaim { stream, limit }| (stream, limit)).collect()
+}
+
+#[test]
+fn a_stream_is_given_little_unasked_and_a_turn_when_it_wants() {
+    let mut policy = SharedBudget::new(config(10_000));
+    assert_eq!(policy.open(1, None), 40);
+    policy.wanted(1, 41);
+    assert_eq!(grants(&mut policy), [(1, 160)]);
+    // It drains what it was given: twice as much, and so on up to the most.
+    for (consumed, limit) in [(160, 480), (480, 1120), (1120, 1760)] {
+        policy.wanted(1, limit);
+        policy.consumed(1, consumed);
+        assert_eq!(grants(&mut policy), [(1, limit)]);
+    }
+}
+
+#[test]
+fn what_is_given_unasked_leaves_a_quarter_of_the_budget() {
+    let mut policy = SharedBudget::new(config(400));
+    let limits: Vec<u64> = (0..12).map(|stream| policy.open(stream, None)).collect();
+    assert_eq!(limits, [40, 40, 40, 40, 40, 40, 40, 40, 16, 4, 4, 4]);
+    policy.wanted(11, 50);
+    assert_eq!(grants(&mut policy), [(11, 100 + HEAD)]);
+}
+
+#[test]
+fn those_that_want_are_served_in_rotation_each_by_a_whole_turn() {
+    let mut policy = SharedBudget::new(config(320));
+    for stream in 0..6 {
+        policy.open(stream, None);
+        policy.wanted(stream, 10_000);
+    }
+    // Two at a time have a turn; they drain it in crumbs, which go to one of those that wait and not to all.
+    for _ in 0..12 {
+        for stream in 0..6 {
+            let limit = policy.limit_of(stream);
+            for consumed in (policy.consumed_of(stream)..limit).step_by(7).chain([limit]) {
+                policy.consumed(stream, consumed);
+                let begun = (0..6).filter(|&stream| (HEAD + 1..150).contains(&policy.held_by(stream)));
+                assert!(begun.count() <= 2, "one that drains and one that is served");
+            }
+        }
+    }
+    for stream in 0..6 {
+        let consumed = policy.consumed_of(stream);
+        assert!(consumed >= 3 * 160, "stream {stream} has come to {consumed}");
+    }
+}
+
+#[test]
+fn what_idle_streams_hold_is_asked_back_least_recently_drained_first_and_no_more_than_is_missing() {
+    let mut policy = SharedBudget::new(config(400));
+    for stream in 0..9 {
+        policy.open(stream, None);
+    }
+    // Stream 0 is the oldest; it is drained, and so the last to be asked.
+    policy.consumed(0, 30);
+    assert_eq!(grants(&mut policy), [(0, 70)]);
+    policy.wanted(9, 1);
+    policy.open(9, None);
+    policy.wanted(9, 1000);
+    // 160 is a turn. 100 + HEAD is free.
+    let (_, given) = grants(&mut policy)[0];
+    let missing = 160 - given;
+    assert!(missing > 36, "{missing}");
+    let asked = reclaims(&mut policy);
+    assert_eq!(asked[0], (1, HEAD));
+    assert_eq!(asked.iter().map(|(_, limit)| 40 - limit).sum::<u64>(), missing);
+    assert_eq!(reclaims(&mut policy), [], "each is asked once");
+    // Granted by what comes back, when it comes.
+    assert_eq!(grants(&mut policy), []);
+    policy.limited(1, HEAD);
+    assert_eq!(grants(&mut policy), [(9, given + 36)]);
+    for &(stream, limit) in &asked[1..] {
+        policy.limited(stream, limit);
+    }
+    assert_eq!(grants(&mut policy), [(9, 160)]);
+    assert_eq!(reclaims(&mut policy), []);
+}
+
+#[test]
+fn a_stream_that_gave_nothing_back_is_not_asked_again_before_its_limit_has_risen() {
+    let mut policy = SharedBudget::new(config(200));
+    for stream in 0..5 {
+        policy.open(stream, None);
+    }
+    policy.wanted(4, 1000);
+    policy.open(5, None);
+    policy.wanted(5, 1000);
+    grants(&mut policy);
+    let asked: Vec<u64> = reclaims(&mut policy).into_iter().map(|(stream, _)| stream).collect();
+    assert!(asked.contains(&0) && asked.contains(&1));
+    for stream in asked {
+        // All of it was sent already.
+        policy.limited(stream, 1000);
+    }
+    for _ in 0..1000 {
+        policy.wanted(5, 1000);
+        let again = reclaims(&mut policy);
+        assert!(again.iter().all(|&(stream, _)| ![0, 1].contains(&stream)), "{again:?}");
+        for (stream, _) in again {
+            policy.limited(stream, 1000);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_granted_to_a_stream_while_it_is_asked() {
+    let mut policy = SharedBudget::new(config(1000));
+    policy.open(1, None);
+    policy.wanted(1, 200);
+    assert_eq!(grants(&mut policy), [(1, 160)]);
+    policy.ceiling(1, 50);
+    assert_eq!(reclaims(&mut policy), [(1, 50)]);
+    policy.ceiling(1, 500);
+    policy.wanted(1, 300);
+    policy.consumed(1, 40);
+    assert_eq!((grants(&mut policy), reclaims(&mut policy)), (vec![], vec![]));
+    policy.limited(1, 60);
+    assert_eq!(grants(&mut policy), [(1, 200)]);
+}
+
+#[test]
+fn a_ceiling_that_falls_is_asked_for_again_only_where_something_can_be_had() {
+    let mut policy = SharedBudget::new(config(1000));
+    policy.open(1, None);
+    policy.ceiling(1, 30);
+    assert_eq!(reclaims(&mut policy), [(1, 30)]);
+    policy.ceiling(1, 20);
+    assert_eq!(reclaims(&mut policy), []);
+    policy.limited(1, 30);
+    assert_eq!(reclaims(&mut policy), [(1, 20)]);
+    policy.limited(1, 25);
+    policy.ceiling(1, 10);
+    assert_eq!(reclaims(&mut policy), [], "all of it is used");
+    policy.limited(1, 0);
+    assert_eq!(policy.limit_of(1), 25, "nobody was asked");
+}
+
+#[test]
+fn a_stream_under_its_ceiling_waits_for_no_turn_and_holds_none() {
+    let mut policy = SharedBudget::new(config(1000));
+    for stream in 0..1000 {
+        policy.open(stream, None);
+        policy.ceiling(stream, 0);
+        for (stream, limit) in reclaims(&mut policy) {
+            policy.limited(stream, limit);
+        }
+        policy.wanted(stream, 10_000);
+    }
+    assert_eq!(policy.outstanding_bytes(), 1000 * HEAD);
+    assert_eq!((grants(&mut policy), reclaims(&mut policy)), (vec![], vec![]));
+    policy.ceiling(777, 5000);
+    assert_eq!(grants(&mut policy), [(777, 160)]);
+    policy.ceiling(778, 20);
+    assert_eq!(grants(&mut policy), [(778, 20)]);
+}
+
+#[test]
+fn a_close_frees_what_was_asked() {
+    let mut policy = SharedBudget::new(config(160));
+    policy.open(1, None);
+    policy.wanted(1, 1000);
+    policy.open(2, None);
+    policy.wanted(2, 1000);
+    grants(&mut policy);
+    assert_eq!(reclaims(&mut policy).len(), 1);
+    policy.close(1);
+    assert_eq!(grants(&mut policy), [(2, 160)]);
+    policy.limited(1, 0);
+    policy.close(2);
+    assert_eq!(policy.outstanding_bytes(), 0);
+}
+
+#[test]
+fn senders_that_stopped_while_they_wanted_lose_what_they_hold() {
+    for unanswered in [0, 40] {
+        let mut policy = SharedBudget::new(config(8000));
+        for stream in 0..100 {
+            policy.open(stream, None);
+            policy.wanted(stream, 1 << 30);
+        }
+        grants(&mut policy);
+        policy.open(100, None);
+        policy.wanted(100, 1 << 30);
+        // One sender lives, and its application reads. The others never send a byte; some do not even answer.
+        let mut rounds = 0;
+        while policy.consumed_of(100) < 20_000 {
+            rounds += 1;
+            assert!(rounds < 2_000, "stream 100 has come to {}", policy.consumed_of(100));
+            for (stream, limit) in reclaims(&mut policy) {
+                if stream == 100 {
+                    policy.limited(stream, policy.limit_of(stream));
+                } else if stream >= unanswered {
+                    policy.limited(stream, limit);
+                }
+            }
+            policy.consumed(100, policy.limit_of(100));
+            grants(&mut policy);
+        }
+        // Quiet comes: those that are gone are not asked for ever.
+        for _ in 0..1_000 {
+            for (stream, limit) in reclaims(&mut policy) {
+                policy.limited(stream, limit);
+            }
+            grants(&mut policy);
+        }
+        assert_eq!(reclaims(&mut policy), []);
+    }
+}
+
+#[test]
+fn a_sender_that_lives_loses_at_most_half_of_what_it_holds_before_it_has_used_the_rest() {
+    let mut policy = SharedBudget::new(config(160));
+    policy.open(1, None);
+    policy.wanted(1, 10_000);
+    policy.open(2, None);
+    policy.wanted(2, 10_000);
+    grants(&mut policy);
+    let charge = policy.limit_of(1) - HEAD;
+    assert_eq!(reclaims(&mut policy), [(1, HEAD + charge / 2)]);
+    policy.limited(1, HEAD + charge / 2);
+    assert_eq!(grants(&mut policy), [(2, HEAD + 160 - charge / 2)]);
+    // It is given nothing until it has used what it kept.
+    policy.wanted(1, 20_000);
+    assert_eq!(grants(&mut policy), []);
+    policy.consumed(2, policy.limit_of(2));
+    let given = grants(&mut policy);
+    assert!(given.iter().all(|&(stream, _)| stream == 2), "{given:?}");
+    policy.consumed(1, policy.limit_of(1));
+    policy.consumed(2, policy.limit_of(2));
+    assert!(grants(&mut policy).iter().any(|&(stream, _)| stream == 1));
+}
+
+#[test]
+fn a_group_at_its_cap_stops_no_other_and_asks_only_its_own() {
+    let mut policy = SharedBudget::new(config(2000));
+    let cap = policy.add_cap(200);
+    for stream in 0..20 {
+        policy.open(stream, Some(cap));
+        policy.wanted(stream, 10_000);
+    }
+    assert_eq!(policy.outstanding_bytes_of(cap).0, 200);
+    for stream in 20..30 {
+        policy.open(stream, None);
+        policy.wanted(stream, 10_000);
+        assert_eq!(policy.limit_of(stream), 160);
+    }
+    for (stream, limit) in reclaims(&mut policy) {
+        assert!(stream < 20);
+        policy.limited(stream, limit);
+    }
+    // Each of them comes to its turn, though they share so little.
+    let mut rounds = 0;
+    while (0..20).any(|stream| policy.consumed_of(stream) < 320) {
+        rounds += 1;
+        assert!(rounds < 500);
+        for stream in 0..20 {
+            policy.consumed(stream, policy.limit_of(stream));
+            assert!(policy.outstanding_bytes_of(cap).0 <= 200);
+        }
+        for (stream, _) in reclaims(&mut policy) {
+            policy.limited(stream, policy.limit_of(stream));
+        }
+    }
+}
+
+#[test]
+fn a_long_message_of_a_capped_group_gets_through_and_the_next_waits() {
+    let mut policy = SharedBudget::new(SharedBudgetConfig { large_bytes: 10_000, ..config(2000) });
+    let cap = policy.add_cap(100);
+    for stream in 0..3 {
+        policy.open(stream, Some(cap));
+    }
+    policy.open(3, None);
+    policy.message(0, 0, 5000);
+    policy.message(1, 0, 1000);
+    policy.message(3, 0, 4000);
+    assert_eq!(grants(&mut policy), [(0, 5000), (3, 4000)]);
+    assert_eq!(policy.outstanding_bytes_of(cap).1, 5000);
+    policy.message(2, 0, 3000);
+    policy.consumed(0, 5000);
+    assert!(grants(&mut policy).contains(&(1, 1000)));
+    policy.close(1);
+    assert!(grants(&mut policy).contains(&(2, 3000)));
+    for stream in 0..4 {
+        policy.close(stream);
+    }
+    assert_eq!((policy.outstanding_bytes(), policy.outstanding_bytes_of(cap)), (0, (0, 0)));
+}
+
+/// Everything that 100,000 streams can do at once, by steps: one pass of a loop is a step.
+#[test]
+fn no_call_looks_at_all_of_a_hundred_thousand_streams() {
+    const STREAMS: u64 = 100_000;
+    let mut policy = SharedBudget::new(SharedBudgetConfig { large_bytes: 100_000, ..config(STREAMS * 40) });
+    let cap = policy.add_cap(STREAMS);
+    let capped = |stream: u64| (stream % 3 == 0).then_some(cap);
+    let mut calls = 0;
+    let mut settle = |policy: &mut SharedBudget| {
+        calls += 1;
+        while policy.poll_grant().is_some() {
+            calls += 1;
+        }
+        while let Some(Reclaim { stream, limit }) = policy.poll_reclaim() {
+            calls += 2;
+            // Some give back, some have used it, some do not answer.
+            match stream % 5 {
+                0 => {}
+                1 => policy.limited(stream, policy.limit_of(stream)),
+                _ => policy.limited(stream, limit),
+            }
+            while policy.poll_grant().is_some() {
+                calls += 1;
+            }
+        }
+    };
+    for stream in 0..STREAMS {
+        policy.open(stream, capped(stream));
+        settle(&mut policy);
+    }
+    for stream in 0..STREAMS {
+        policy.wanted(stream, 1 << 40);
+        settle(&mut policy);
+    }
+    for round in 0..3 {
+        for stream in 0..STREAMS {
+            match (stream + round) % 4 {
+                0 => policy.consumed(stream, policy.limit_of(stream)),
+                1 => policy.ceiling(stream, policy.limit_of(stream) / 2),
+                2 => policy.message(stream, policy.limit_of(stream), policy.limit_of(stream) + 5000),
+                _ => {
+                    policy.close(stream);
+                    policy.open(stream, capped(stream));
+                }
+            }
+            settle(&mut policy);
+        }
+    }
+    for stream in 0..STREAMS {
+        policy.close(stream);
+        settle(&mut policy);
+    }
+    assert_eq!(policy.outstanding_bytes(), 0);
+    let steps = policy.steps;
+    assert!(steps < 10 * calls, "{steps} steps for {calls} calls");
+}
+
+#[test]
+fn a_sender_counts_what_it_may_send_and_not_what_is_stalled() {
+    let mut half = open_sender(1000);
+    half.write(&message(64 * 1024)).unwrap();
+    assert_eq!((half.charged_bytes(), half.buffered_bytes()), (1000, 64 * 1024 + 4));
+    drain(&mut half, 10_000);
+    half.handle_credit(&credit(600, 0, 2000));
+    assert_eq!(half.charged_bytes(), 1400);
+    half.handle_reclaim(&ReclaimMessage { stream: 0, epoch: 0, limit: 1500 });
+    assert_eq!(half.charged_bytes(), 900);
+    // What was sent cannot be given back.
+    half.handle_reclaim(&ReclaimMessage { stream: 0, epoch: 0, limit: 0 });
+    assert_eq!(half.charged_bytes(), 400);
+    half.handle_abort(Code::Cancelled, 0, String::new());
+    assert_eq!(half.charged_bytes(), 0);
+}
+
+#[test]
+fn a_message_that_was_promised_a_place_is_taken_though_the_credit_was_asked_back() {
+    let mut half = open_sender(1000);
+    half.handle_reclaim(&ReclaimMessage { stream: 0, epoch: 0, limit: 0 });
+    assert_eq!(half.write(&message(10)), Err(WriteError::Blocked));
+    half.write_reserved(&message(10)).unwrap();
+    half.write_reserved(&message(5000)).unwrap();
+    assert_eq!((half.charged_bytes(), half.written()), (0, 5000 + 2 + 11));
+    let (outputs, bytes) = drain(&mut half, 10_000);
+    let limit = SendOutput::Limit { epoch: 0, limit: 0 };
+    assert_eq!(outputs, [limit, SendOutput::Want { epoch: 0, wanted: 5013 }]);
+    assert!(bytes.is_empty());
+    half.handle_credit(&credit(0, 0, 6000));
+    assert_eq!(drain(&mut half, 10_000).1, encoded(&[10, 5000]));
+    half.finish();
+    assert_eq!(half.write_reserved(&message(1)), Err(WriteError::Finished));
+    let mut opening = SendHalf::new();
+    opening.write_reserved(&message(3)).unwrap();
+    opening.poll_output(10, &mut Vec::new());
+    opening.handle_accept(&accept(100));
+    assert_eq!(drain(&mut opening, 100).1, encoded(&[3]));
+}
+
+#[test]
+fn a_sender_that_gives_up_has_what_was_not_read_dropped_and_nobody_else_has() {
+    let lengths = [10, 20, 30];
+    for (code, left) in [(Code::Cancelled, 0), (Code::TrunkLost, 2)] {
+        let mut half = ReceiveHalf::new(0, 1000, 100);
+        assert_eq!(half.handle_data(&at(0), encoded(&lengths).freeze()), 3);
+        assert_eq!(half.read(), Read::Message(message(10)));
+        half.handle_abort(code, String::new());
+        assert_eq!(half.unread_messages(), left);
+        assert_eq!(half.buffered_bytes() == 0, left == 0);
+        for length in &lengths[3 - left..] {
+            assert_eq!(half.read(), Read::Message(message(*length)));
+        }
+        assert!(matches!(half.read(), Read::Aborted(why) if why.code == code));
+    }
+}
+
+#[test]
+fn a_message_whose_credit_was_asked_back_is_asked_for_again() {
+    let mut half = ReceiveHalf::new(0, 10, 1000);
+    half.handle_data(&at(0), encoded(&[500]).freeze().slice(..10));
+    assert_eq!(half.poll_message_end(), Some(502));
+    half.handle_grant(502);
+    assert_eq!(half.poll_message_end(), None);
+    half.reclaim(100);
+    assert!(matches!(half.poll_output(), Some(ReceiveOutput::Reclaim(reclaim)) if reclaim.limit == 100));
+    assert_eq!(half.handle_limit(&Limit { stream: 0, epoch: 0, limit: 100 }), Some(100));
+    assert_eq!(half.poll_message_end(), Some(502));
+}
