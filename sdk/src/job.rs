@@ -173,14 +173,9 @@ impl Producer {
         if shared.is_draining() {
             return Err(Error::draining(format!("consumer {address}")));
         }
-        let stream = Stream {
-            job: self.job.clone(),
-            producer: self.life.name.clone(),
-            incarnation: self.life.incarnation,
-            number: self.life.next_number.fetch_add(1, Ordering::Relaxed),
-            address,
-            weight: self.weight,
-        };
+        let Life { name, incarnation, next_number } = &*self.life;
+        let number = next_number.fetch_add(1, Ordering::Relaxed);
+        let stream = Stream::new(self.job.clone(), name.clone(), *incarnation, number, address, self.weight);
         let cell = Arc::new(SendCell::new(stream, Arc::clone(shared)));
         shared
             .ready

@@ -50,12 +50,12 @@ use crate::metrics::Counters;
 
 pub(crate) use bind_cell::{BindCell, BindEnd};
 pub(crate) use bind_tally::BindTally;
-pub(crate) use budget::{CreditBook, News, SendBudget};
+pub(crate) use budget::{CreditBook, Decision, News, SendBudget, Verdict};
 pub(crate) use connect::{Attached, Options, Target, attach};
 pub(crate) use gather_queue::{Admission, GatherQueue, Popped, Token};
 pub(crate) use latch::Latch;
 pub(crate) use lingering::{LINGER, Lingering};
-pub(crate) use ready::{Cell, Ready, Turn};
+pub(crate) use ready::{Cell, Ready, Served, Turn};
 pub(crate) use receive_cell::{Delivery, ReceiveCell};
 pub(crate) use send_cell::{Looked, Refusal, SendCell, Stream};
 pub(crate) use stalls::Stalls;
@@ -116,8 +116,8 @@ impl Shared {
     /// Tells the credit policy, and the streams what follows from it. Call it with no lock held.
     pub(crate) fn tell(&self, stream: u64, news: Option<News>) {
         let Some(news) = news else { return };
-        for (cell, limit) in self.credit.tell(stream, news) {
-            cell.grant(self, limit);
+        for Decision { cell, verdict, number } in self.credit.tell(stream, news) {
+            cell.handle_verdict(self, verdict, number);
         }
     }
 }

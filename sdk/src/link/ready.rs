@@ -1,7 +1,8 @@
 //! Which cells have something for the node: how the application's threads tell the link's thread.
 //!
 //! A cell stands in each list at most once (a flag under its own lock sees to it), so the lists are bounded by the number
-//! of streams and binds.
+//! of streams and binds. Streams that have data are scheduled as those of a trunk are: by their jobs' weights, and within a
+//! job in turn, the newly active first.
 
 use std::{
     collections::VecDeque,
@@ -10,6 +11,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
+use trunkline_session::Schedule;
 
 use super::{BindCell, Ended, ReceiveCell, SendCell, lock};
 
@@ -26,8 +28,18 @@ pub(crate) enum Cell {
 pub(crate) enum Turn {
     /// Open, Accept, Credit, Want, Abort, Bind, Unbind: ahead of all data.
     Control(Cell),
-    /// One DATA frame.
-    Data(Arc<SendCell>),
+    /// One DATA frame of at most so many bytes. What it took is told to the next [`Ready::next`].
+    Data(Arc<SendCell>, usize),
+}
+
+/// How a [`Turn::Data`] went.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) cell: Arc<SendCell>,
+    /// What it took.
+    pub(crate) bytes: usize,
+    /// It has more. Who says this has left the cell's flag set.
+    pub(crate) more: bool,
 }
 
 /// The lists of cells that have something to say.
@@ -40,7 +52,7 @@ pub(crate) struct Ready {
 #[derive(Debug, Default)]
 struct Lists {
     control: VecDeque<Cell>,
-    data: VecDeque<Arc<SendCell>>,
+    data: Schedule<u64, Arc<SendCell>>,
     /// Set when the attachment is being closed or the link is lost: nothing new begins.
     ended: Option<Ended>,
     /// Nobody reads the lists any more.
@@ -72,9 +84,9 @@ impl Ready {
         self.push(|lists| lists.control.push_back(cell));
     }
 
-    /// A stream has data. Who calls this has set the cell's flag.
+    /// A stream has come to have data. Who calls this has set the cell's flag.
     pub(crate) fn data(&self, cell: Arc<SendCell>) {
-        self.push(|lists| lists.data.push_back(cell));
+        self.push(|lists| lists.data.activate(&cell.stream.share(), cell.stream.weight, Arc::clone(&cell)));
     }
 
     fn push(&self, act: impl FnOnce(&mut Lists)) {
@@ -93,18 +105,28 @@ impl Ready {
         self.wake.notify_one();
     }
 
-    /// What to do next: control first, then the streams in rotation.
-    pub(crate) fn next(&self) -> Option<Turn> {
+    /// What to do next: control first, then the streams whose turn it is. Told how the last turn went, it takes one lock
+    /// for a turn.
+    pub(crate) fn next(&self, served: Option<Served>) -> Option<Turn> {
         let mut lists = self.lock();
-        match lists.control.pop_front() {
+        let unheard = lists.serve(served);
+        let turn = match lists.control.pop_front() {
             Some(cell) => Some(Turn::Control(cell)),
-            None => lists.data.pop_front().map(Turn::Data),
-        }
+            None => lists.data.next().map(|(cell, quantum)| Turn::Data(cell, quantum)),
+        };
+        drop(lists);
+        drop(unheard);
+        turn
+    }
+
+    /// There is no room for another turn.
+    pub(crate) fn pause(&self, served: Option<Served>) {
+        let unheard = self.lock().serve(served);
+        drop(unheard);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        let lists = self.lock();
-        lists.control.is_empty() && lists.data.is_empty()
+        self.lock().is_empty()
     }
 
     /// Resolves once something was pushed, or closing began, since the last time.
@@ -164,7 +186,9 @@ impl Ready {
     pub(crate) fn take_all(&self) -> Vec<Cell> {
         let mut lists = self.lock();
         let mut cells: Vec<Cell> = lists.control.drain(..).collect();
-        cells.extend(lists.data.drain(..).map(Cell::Send));
+        while let Some((cell, _)) = lists.data.next() {
+            cells.push(Cell::Send(cell));
+        }
         cells
     }
 
@@ -181,6 +205,24 @@ impl Ready {
 
     fn lock(&self) -> MutexGuard<'_, Lists> {
         lock(&self.lists)
+    }
+}
+
+impl Lists {
+    fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.data.is_empty()
+    }
+
+    /// Books a turn. Returns a cell that leaves the lists, to be dropped under no lock: it may be the last of it.
+    fn serve(&mut self, served: Option<Served>) -> Option<Arc<SendCell>> {
+        let Served { cell, bytes, more } = served?;
+        let share = cell.stream.share();
+        self.data.served(&share, bytes);
+        if !more || self.shut {
+            return Some(cell);
+        }
+        self.data.requeue(&share, cell.stream.weight, cell);
+        None
     }
 }
 

@@ -15,7 +15,7 @@ use trunkline_proto::{
 use trunkline_session::SendOutput;
 
 use super::{
-    BindCell, BindEnd, Cell, Ended, ReceiveCell, SendCell, Shared, Turn,
+    BindCell, BindEnd, Cell, Ended, ReceiveCell, SendCell, Served, Shared, Turn,
     transport::{Came, Transport},
 };
 
@@ -136,7 +136,7 @@ impl<T: Transport> Link<T> {
                     return Ok(settled);
                 }
             }
-            if readable || (self.transport.is_empty() && !self.shared.ready.is_empty()) {
+            if readable || (self.transport.has_room() && !self.shared.ready.is_empty()) {
                 // Lets the runtime look at its sockets, and an embedded node do its part.
                 tokio::task::yield_now().await;
             } else {
@@ -188,27 +188,39 @@ impl<T: Transport> Link<T> {
 
     /// Asks ready cells for output, as long as there is room for it.
     fn fill(&mut self) {
+        let mut served = None;
         while self.transport.has_room() {
-            match self.shared.ready.next() {
+            match self.shared.ready.next(served.take()) {
                 None => return,
-                Some(Turn::Control(Cell::Send(cell))) => self.turn_send(cell, 0),
-                Some(Turn::Data(cell)) => self.turn_send(cell, DATA_BYTES_MAX),
+                Some(Turn::Data(cell, quantum)) => {
+                    let (bytes, more) = self.turn_send(&cell, quantum.min(DATA_BYTES_MAX));
+                    served = Some(Served { cell, bytes, more });
+                }
+                Some(Turn::Control(Cell::Send(cell))) => {
+                    if self.turn_send(&cell, 0).1 {
+                        self.shared.ready.data(cell);
+                    }
+                }
                 Some(Turn::Control(Cell::Receive(cell))) => self.turn_receive(&cell),
                 Some(Turn::Control(Cell::Bind(cell))) => self.turn_bind(&cell),
             }
         }
+        self.shared.ready.pause(served);
     }
 
-    fn turn_send(&mut self, cell: Arc<SendCell>, data_bytes_max: usize) {
+    /// Returns how many bytes of data went out, and whether there is more: the cell's flag is set then.
+    fn turn_send(&mut self, cell: &Arc<SendCell>, data_bytes_max: usize) -> (usize, bool) {
+        let mut bytes = 0;
         let polled = cell.poll(data_bytes_max, &mut self.next_stream, &mut self.pieces);
         let stream = polled.id;
         match polled.output {
             None => {}
             Some(SendOutput::Open) => {
                 self.transport.push(cell.stream.open(stream).into());
-                self.senders.insert(stream, Arc::clone(&cell));
+                self.senders.insert(stream, Arc::clone(cell));
             }
             Some(SendOutput::Data { offset, epoch, fin }) => {
+                bytes = self.pieces.iter().map(Bytes::len).sum();
                 self.transport.push_data(&DataHeader { stream, offset, epoch, fin }, &mut self.pieces);
             }
             Some(SendOutput::Want { epoch, wanted }) => {
@@ -220,16 +232,14 @@ impl<T: Transport> Link<T> {
             Some(SendOutput::Abort(why)) => {
                 self.transport.push(Abort { stream, code: why.code, offset: why.offset, text: why.text }.into());
                 if self.senders.remove(&stream).is_some() {
-                    self.tell_lost_sent(&cell);
+                    self.tell_lost_sent(cell);
                 }
             }
         }
         if let Some(offset) = polled.flush {
-            self.tell_when_written(Told::Send(Arc::clone(&cell), offset));
+            self.tell_when_written(Told::Send(Arc::clone(cell), offset));
         }
-        if polled.more {
-            self.shared.ready.data(cell);
-        }
+        (bytes, polled.more)
     }
 
     /// Everything that was pushed until now is to be written first.

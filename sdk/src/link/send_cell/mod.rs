@@ -8,6 +8,7 @@ mod application;
 
 use std::{
     fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Wake, Waker},
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use trunkline_proto::{
     code::Code,
     id::{ConsumerAddress, Incarnation, JobId, ProducerName, Weight},
-    message::{Accept, Credit, Open},
+    message::{Accept, Credit, Open, Reclaim},
 };
 use trunkline_session::{Aborted, Finished, SendHalf, SendOutput, encoded_bytes};
 
@@ -35,9 +36,30 @@ pub(crate) struct Stream {
     pub(crate) number: u64,
     pub(crate) address: ConsumerAddress,
     pub(crate) weight: Weight,
+    /// Names the job for the schedule, in place of its two names: what decides about each turn is not to compare these.
+    /// Should two jobs ever meet in one number, they share one share.
+    share: u64,
 }
 
 impl Stream {
+    pub(crate) fn new(
+        job: JobId,
+        producer: ProducerName,
+        incarnation: Incarnation,
+        number: u64,
+        address: ConsumerAddress,
+        weight: Weight,
+    ) -> Self {
+        let mut hasher = DefaultHasher::new();
+        job.hash(&mut hasher);
+        Self { job, producer, incarnation, number, address, weight, share: hasher.finish() }
+    }
+
+    /// What of the schedule it takes its turns from: its job's.
+    pub(crate) fn share(&self) -> u64 {
+        self.share
+    }
+
     /// The OPEN that begins it, under its id on the link.
     pub(crate) fn open(&self, stream: u64) -> Open {
         Open {
@@ -232,8 +254,9 @@ impl Inner {
     fn advance(&mut self, shared: &Shared, cell: &Arc<SendCell>) -> Vec<Waker> {
         let Some(length) = self.held.as_ref().map(Bytes::len) else { return Vec::new() };
         if self.half.admits(length).is_err() {
-            // Blocked, and the want is known; or over, and what is held goes with the rest.
-            return Vec::new();
+            // Blocked, and the want is known; or over, and what is held goes with the rest. Credit that was there when
+            // the place in the queue was taken may have been reclaimed.
+            return self.leave_budget(shared);
         }
         let cost = encoded_bytes(length);
         if !self.claim(shared, cost, cost, &Waker::from(Arc::clone(cell))) {
@@ -416,6 +439,19 @@ impl SendCell {
         wake(waker);
         wake(wakers);
         over && !control
+    }
+
+    /// The node asks for credit back that was not used. The answer goes out in a turn for control, behind the data that
+    /// was handed over before.
+    pub(crate) fn handle_reclaim(self: &Arc<Self>, shared: &Shared, reclaim: &Reclaim) {
+        let mut inner = self.lock();
+        inner.half.handle_reclaim(reclaim);
+        let mut wakers = inner.settle(shared);
+        wakers.extend(inner.advance(shared, self));
+        let control = inner.half.has_output() && inner.queue_control();
+        drop(inner);
+        self.queue(shared, control, false);
+        wake(wakers);
     }
 
     /// The stream ended by another's wish, or by the loss of the link.
