@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, TransportErrorCode, VarInt};
 use tokio::{
     sync::Notify,
-    task::{AbortHandle, spawn_local},
+    task::spawn_local,
     time::{error::Elapsed, interval, timeout},
 };
 use tracing::{debug, info};
@@ -23,7 +23,7 @@ use trunkline_proto::{
     message::{Abort, Open, TrunkHello},
 };
 
-use super::{pump, reader};
+use super::{pump, reader::Readers};
 use crate::{
     bindings::Refusal,
     config::NodeConfig,
@@ -58,6 +58,8 @@ pub(crate) struct Trunk {
     pub(crate) outlet: Rc<Outlet>,
     /// The sending halves, by relay number. One that is being written is out of here.
     pub(super) streams: RefCell<HashMap<u64, TrunkStream>>,
+    /// What reads the receiving halves.
+    pub(super) readers: Readers,
     /// Relays whose stream is to be opened.
     pub(super) to_open: RefCell<VecDeque<(Instant, Rc<Relay>)>>,
     /// At how many of them those that have ended are thrown out next.
@@ -73,10 +75,8 @@ pub(crate) struct Trunk {
 /// What this node writes of one QUIC stream.
 pub(super) struct TrunkStream {
     pub(super) send: Sending,
-    /// The OPEN that is to be written first.
-    pub(super) preamble: Option<Bytes>,
-    /// The task that reads the other half.
-    pub(super) reader: AbortHandle,
+    /// Whether the OPEN is still to be written, ahead of all else.
+    pub(super) is_unopened: bool,
     /// Whether the peer was found not to want what is written.
     pub(super) is_stopped: bool,
 }
@@ -251,6 +251,7 @@ impl Trunk {
             draining: Cell::new(false),
             outlet: Outlet::new(Kind::Trunk),
             streams: RefCell::default(),
+            readers: Readers::default(),
             to_open: RefCell::default(),
             to_open_look_at: Cell::new(TO_OPEN_MIN),
             to_open_changed: Notify::new(),
@@ -284,7 +285,16 @@ pub(super) const TO_OPEN_MIN: usize = 1024;
 pub(super) async fn run(node: &Rc<Node>, trunk: &Rc<Trunk>, control: Control) -> String {
     let Control { send, mut recv, mut decoder } = control;
     let protocol = |text| Unreadable { code: Code::Protocol, text };
+    // A task of its own: what arrives is no reason to look at everything else here.
+    let mut reading = spawn_local({
+        let trunk = Rc::clone(trunk);
+        async move { trunk.readers.run().await }
+    });
     let ended = tokio::select! {
+        ended = &mut reading => match ended {
+            Ok(never) => match never {},
+            Err(error) => Unreadable { code: Code::Internal, text: format!("its readers failed: {error}") },
+        },
         error = accept(node, trunk) => protocol(explain(&error)),
         error = pump::open(trunk) => protocol(explain(&error)),
         why = pump::run(trunk, send) => protocol(why),
@@ -298,9 +308,9 @@ pub(super) async fn run(node: &Rc<Node>, trunk: &Rc<Trunk>, control: Control) ->
         None => ended.text,
     };
     trunk.connection.close(ended.code.to_wire().into(), why.as_bytes());
-    for stream in trunk.streams.take().into_values() {
-        stream.reader.abort();
-    }
+    reading.abort();
+    trunk.readers.clear();
+    drop(trunk.streams.take());
     for relay in trunk.outlet.close() {
         lose(trunk, &relay, &why);
     }
@@ -360,9 +370,8 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
             return send.reset(code);
         }
     };
-    let reader = spawn_local(reader::forward(&relay, recv, decoder.into_remainder().freeze()));
-    let half = TrunkStream { send, preamble: None, reader: reader.abort_handle(), is_stopped: false };
-    trunk.streams.borrow_mut().insert(relay.number, half);
+    trunk.streams.borrow_mut().insert(relay.number, TrunkStream { send, is_unopened: false, is_stopped: false });
+    trunk.readers.forward(&relay, recv, decoder.into_remainder().freeze());
     trunk.permit(node.config.limits.streams_max);
 }
 
