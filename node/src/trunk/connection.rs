@@ -261,19 +261,31 @@ impl Trunk {
         })
     }
 
-    /// Permits the peer more streams once it has opened half of those permitted. By doubling: quinn allocates for each
-    /// one permitted, and announces nothing that is less than an eighth more.
+    /// Permits the peer more streams once it has opened three quarters of those permitted.
     ///
     /// More than `streams_max`, so that what is beyond can be refused in words.
     fn permit(&self, streams_max: usize) {
-        let streams_max = streams_max.saturating_mul(2).saturating_add(64);
+        let streams_max = u32::try_from(streams_max).unwrap_or(u32::MAX).saturating_mul(2).saturating_add(64);
         let permitted = self.permitted.get();
-        if self.streams.borrow().len() * 2 >= permitted as usize && (permitted as usize) < streams_max {
-            let doubled = permitted.saturating_mul(2).min(u32::try_from(streams_max).unwrap_or(u32::MAX));
-            self.permitted.set(doubled);
-            self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(doubled));
+        if self.streams.borrow().len() >= permitted as usize / 4 * 3 && permitted < streams_max {
+            let more = next_permitted(permitted).min(streams_max);
+            self.permitted.set(more);
+            self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(more));
         }
     }
+}
+
+/// How many streams are permitted after so many: about the double, for quinn announces nothing that is less than an eighth
+/// more.
+///
+/// quinn keeps an entry for each stream permitted, in hash tables whose sizes are powers of two: three quarters of one fit,
+/// with what this node opens itself; the whole would make the table twice as large.
+fn next_permitted(permitted: u32) -> u32 {
+    let mut next: u32 = 3;
+    while next <= permitted && next < u32::MAX {
+        next = next.saturating_mul(2);
+    }
+    next
 }
 
 /// How long a control write may wait for the peer to read.
@@ -468,5 +480,20 @@ fn give_up_opening(node: &Rc<Node>, trunk: &Rc<Trunk>) {
     for relay in late {
         let text = format!("{} has not permitted another stream within {open_timeout:?}", trunk.peer);
         relay.fail(Code::Unreachable, &text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_permission_is_at_least_half_as_much_again_and_leaves_a_quarter_of_a_table_free() {
+        for permitted in [2, 3, 64, 96, 256, 50_000, 1_000_000] {
+            let next = next_permitted(permitted);
+            assert!(next >= permitted + permitted / 2 && next <= 2 * permitted, "{permitted} -> {next}");
+            assert_eq!(next.next_power_of_two() / 4 * 3, next, "{permitted} -> {next}");
+        }
+        assert_eq!(next_permitted(u32::MAX), u32::MAX);
     }
 }
