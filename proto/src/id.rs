@@ -289,19 +289,19 @@ impl TryFrom<&ConsumerAddress> for ConsumerAddress {
 
 /// 128 random bits that tell one life of a producer or consumer from the next of the same name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Incarnation(u128);
+pub struct Incarnation([u8; 16]);
 
 impl Incarnation {
     /// Wraps 128 bits; the caller draws them at random, once per life.
     #[must_use]
     pub const fn from_bits(bits: u128) -> Self {
-        Self(bits)
+        Self(bits.to_be_bytes())
     }
 
     /// The bits as they travel: 16 bytes, big-endian.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
-        self.0.to_be_bytes()
+        self.0
     }
 
     /// Reads 16 bytes, big-endian.
@@ -309,14 +309,13 @@ impl Incarnation {
     /// # Errors
     /// [`IdError::Incarnation`] when there are not exactly 16.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, IdError> {
-        let bytes: [u8; 16] = bytes.try_into().map_err(|_| IdError::Incarnation)?;
-        Ok(Self(u128::from_be_bytes(bytes)))
+        bytes.try_into().map(Self).map_err(|_| IdError::Incarnation)
     }
 }
 
 impl fmt::Display for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
 
@@ -333,7 +332,7 @@ impl FromStr for Incarnation {
         if !digits {
             return Err(IdError::Incarnation);
         }
-        u128::from_str_radix(text, 16).map(Self).map_err(|_| IdError::Incarnation)
+        u128::from_str_radix(text, 16).map(Self::from_bits).map_err(|_| IdError::Incarnation)
     }
 }
 

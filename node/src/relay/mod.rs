@@ -8,17 +8,18 @@
 //! it. So no stream ever waits for another.
 
 mod credit;
+mod names;
 mod pool;
 mod state;
 mod table;
+mod waiting;
 
 use std::{
     cell::RefCell,
-    collections::VecDeque,
     rc::{Rc, Weak},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use trunkline_proto::{
     code::Code,
@@ -26,8 +27,11 @@ use trunkline_proto::{
     message::{Abort, Accept, Credit, Limit, Open, Reclaim, Want},
 };
 
-use self::state::{Reclaiming, State};
 pub(crate) use self::{pool::Pool, table::Relays};
+use self::{
+    state::{Reclaiming, State},
+    waiting::Waiting,
+};
 use crate::{
     events,
     outlet::{Kind, Outlet},
@@ -222,7 +226,7 @@ impl Relay {
             } else {
                 state.taken = end;
                 state.fin_taken = fin;
-                state.enqueue(payload);
+                state.waiting.push(payload);
                 if state.content() > state.allowed {
                     state.note_wanted();
                 }
@@ -364,11 +368,10 @@ impl Relay {
                     events::aborted(&self.open, code, state.passed, why);
                 }
             }
-            state.queue = VecDeque::new();
-            state.tail = BytesMut::new();
+            state.waiting = Waiting::default();
             state.code = code;
-            state.abort_up = up;
-            state.abort_down = down;
+            state.abort_up = up.map(Box::new);
+            state.abort_down = down.map(Box::new);
         }
         self.leave();
         self.mark_news(Side::Up);
@@ -395,7 +398,8 @@ impl Relay {
     pub(crate) fn take_up(&self) -> UpNews {
         let mut state = self.state.borrow_mut();
         state.news_queued_up = false;
-        let mut news = UpNews { over: state.over, abort: state.abort_up.take(), ..UpNews::default() };
+        let mut news =
+            UpNews { over: state.over, abort: state.abort_up.take().map(|abort| *abort), ..UpNews::default() };
         if state.over && !state.credit.finished {
             return news;
         }
@@ -427,7 +431,8 @@ impl Relay {
     pub(crate) fn take_down(&self) -> DownNews {
         let mut state = self.state.borrow_mut();
         state.news_queued_down = false;
-        let mut news = DownNews { over: state.over, abort: state.abort_down.take(), ..DownNews::default() };
+        let mut news =
+            DownNews { over: state.over, abort: state.abort_down.take().map(|abort| *abort), ..DownNews::default() };
         if state.over {
             // Who was never offered the stream need not hear of its end.
             if !state.open_told {
@@ -462,15 +467,7 @@ impl Relay {
         let bytes_max = bytes_max.min(passable);
         let mut taken = Taken { offset: state.passed, pieces: Vec::new(), bytes: 0, fin: false };
         while taken.bytes < bytes_max {
-            if state.queue.is_empty() {
-                state.seal();
-            }
-            let Some(front) = state.queue.front_mut() else { break };
-            let left = bytes_max - taken.bytes;
-            let piece = if front.len() > left { front.split_to(left) } else { std::mem::take(front) };
-            if front.is_empty() {
-                state.queue.pop_front();
-            }
+            let Some(piece) = state.waiting.pop(bytes_max - taken.bytes) else { break };
             taken.bytes += piece.len();
             taken.pieces.push(piece);
         }
@@ -538,7 +535,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(relays) = self.relays.upgrade() {
-            relays.forget();
+            relays.forget(&self.open);
         }
     }
 }

@@ -1,8 +1,7 @@
 //! What a relay remembers of its stream.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 use trunkline_proto::{
     code::Code,
@@ -10,12 +9,7 @@ use trunkline_proto::{
     message::{Abort, Credit},
 };
 
-use super::{End, Pool};
-
-/// A shorter piece is copied beside its neighbours.
-const GATHER_BELOW_BYTES: usize = 4 * 1024;
-/// So many gathered bytes make a piece.
-const GATHERED_BYTES_MAX: usize = 16 * 1024;
+use super::{End, Pool, waiting::Waiting};
 
 /// The upper side is asked to give back credit beyond `limit`, and has not answered.
 #[derive(Debug, Clone, Copy)]
@@ -25,14 +19,13 @@ pub(super) struct Reclaiming {
     pub(super) told: bool,
 }
 
-/// The state behind one relay; [`super::Relay`] has the rules by which it changes.
+/// The state behind one relay; [`super::Relay`] has the rules by which it changes. There may be a million, most of them
+/// idle: what is rarely there is in a box.
 pub(super) struct State {
     pub(super) up: End,
     pub(super) down: Option<End>,
-    /// Taken from above and not yet passed on, oldest first.
-    pub(super) queue: VecDeque<Bytes>,
-    /// Small pieces that follow: gathered, for each one alone costs more than it carries.
-    pub(super) tail: BytesMut,
+    /// Taken from above and not yet passed on.
+    pub(super) waiting: Waiting,
     pub(super) taken: u64,
     pub(super) passed: u64,
     pub(super) fin_taken: bool,
@@ -64,8 +57,8 @@ pub(super) struct State {
     /// The consumer's bind on a local link.
     pub(super) bind: u64,
     pub(super) open_told: bool,
-    pub(super) abort_up: Option<Abort>,
-    pub(super) abort_down: Option<Abort>,
+    pub(super) abort_up: Option<Box<Abort>>,
+    pub(super) abort_down: Option<Box<Abort>>,
     pub(super) over: bool,
     /// Why it is over, if not by its end.
     pub(super) code: Code,
@@ -82,8 +75,7 @@ impl State {
         Self {
             up,
             down: None,
-            queue: VecDeque::new(),
-            tail: BytesMut::new(),
+            waiting: Waiting::default(),
             taken: 0,
             passed: 0,
             fin_taken: false,
@@ -112,24 +104,6 @@ impl State {
             news_queued_up: false,
             news_queued_down: false,
             data_queued: false,
-        }
-    }
-
-    pub(super) fn enqueue(&mut self, payload: Bytes) {
-        if payload.len() < GATHER_BELOW_BYTES {
-            self.tail.extend_from_slice(&payload);
-            if self.tail.len() >= GATHERED_BYTES_MAX {
-                self.seal();
-            }
-        } else {
-            self.seal();
-            self.queue.push_back(payload);
-        }
-    }
-
-    pub(super) fn seal(&mut self) {
-        if !self.tail.is_empty() {
-            self.queue.push_back(self.tail.split().freeze());
         }
     }
 }

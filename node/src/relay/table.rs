@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::Notify;
 use trunkline_proto::message::Open;
 
-use super::{End, Relay, state::State};
+use super::{End, Relay, names::Names, state::State};
 
 /// All relays of a node.
 #[derive(Default)]
@@ -19,6 +19,7 @@ pub(crate) struct Relays {
     /// Those that exist: also such as have ended and wait for someone to be told.
     existing: Cell<usize>,
     next: Cell<u64>,
+    names: RefCell<Names>,
     emptied: Notify,
 }
 
@@ -30,6 +31,7 @@ impl Relays {
         self.existing.set(self.existing.get() + 1);
         let (outlet, stream) = (Rc::clone(&up.outlet), up.stream);
         let state = RefCell::new(State::new(up, open.epoch));
+        let open = self.names.borrow_mut().share(open);
         let relay = Rc::new(Relay { number, process, open, relays: Rc::downgrade(self), state });
         if let Some(stream) = stream {
             outlet.register(stream, Rc::clone(&relay));
@@ -80,7 +82,8 @@ impl Relays {
     }
 
     /// Nobody holds the relay any more.
-    pub(super) fn forget(&self) {
+    pub(super) fn forget(&self, open: &Open) {
+        self.names.borrow_mut().release(open);
         self.existing.set(self.existing.get() - 1);
     }
 }

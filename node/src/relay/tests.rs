@@ -462,3 +462,8 @@ fn bytes_in_tiny_pieces_are_gathered() {
     assert_eq!(taken.bytes, 100_000);
     assert!(taken.pieces.len() <= 10, "{} pieces", taken.pieces.len());
 }
+
+#[test]
+fn what_an_idle_stream_keeps_is_small() {
+    assert!(size_of::<Relay>() <= 392, "{} bytes", size_of::<Relay>());
+}

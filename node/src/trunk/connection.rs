@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, TransportErrorCode, VarInt};
 use tokio::{
     sync::Notify,
-    task::{AbortHandle, spawn_local},
+    task::spawn_local,
     time::{error::Elapsed, interval, timeout},
 };
 use tracing::{debug, info};
@@ -23,7 +23,7 @@ use trunkline_proto::{
     message::{Abort, Open, TrunkHello},
 };
 
-use super::{pump, reader};
+use super::{pump, reader::Readers};
 use crate::{
     bindings::Refusal,
     config::NodeConfig,
@@ -63,6 +63,8 @@ pub(crate) struct Trunk {
     ingress_pool_bytes: u64,
     /// The sending halves, by relay number. One that is being written is out of here.
     pub(super) streams: RefCell<HashMap<u64, TrunkStream>>,
+    /// What reads the receiving halves.
+    pub(super) readers: Readers,
     /// Relays whose stream is to be opened.
     pub(super) to_open: RefCell<VecDeque<(Instant, Rc<Relay>)>>,
     /// At how many of them those that have ended are thrown out next.
@@ -79,10 +81,8 @@ pub(crate) struct Trunk {
 /// What this node writes of one QUIC stream.
 pub(super) struct TrunkStream {
     pub(super) send: Sending,
-    /// The OPEN that is to be written first.
-    pub(super) preamble: Option<Bytes>,
-    /// The task that reads the other half.
-    pub(super) reader: AbortHandle,
+    /// Whether the OPEN is still to be written, ahead of all else.
+    pub(super) is_unopened: bool,
     /// Whether the peer was found not to want what is written.
     pub(super) is_stopped: bool,
 }
@@ -257,6 +257,7 @@ impl Trunk {
             draining: Cell::new(false),
             outlet: Outlet::new(Kind::Trunk),
             streams: RefCell::default(),
+            readers: Readers::default(),
             to_open: RefCell::default(),
             to_open_look_at: Cell::new(TO_OPEN_MIN),
             to_open_changed: Notify::new(),
@@ -295,19 +296,31 @@ impl Trunk {
         self.connection.set_send_window(self.send_window_bytes.get() + allowance);
     }
 
-    /// Permits the peer more streams once it has opened half of those permitted. By doubling: quinn allocates for each
-    /// one permitted, and announces nothing that is less than an eighth more.
+    /// Permits the peer more streams once it has opened three quarters of those permitted.
     ///
     /// More than `streams_max`, so that what is beyond can be refused in words.
     fn permit(&self, streams_max: usize) {
-        let streams_max = streams_max.saturating_mul(2).saturating_add(64);
+        let streams_max = u32::try_from(streams_max).unwrap_or(u32::MAX).saturating_mul(2).saturating_add(64);
         let permitted = self.permitted.get();
-        if self.streams.borrow().len() * 2 >= permitted as usize && (permitted as usize) < streams_max {
-            let doubled = permitted.saturating_mul(2).min(u32::try_from(streams_max).unwrap_or(u32::MAX));
-            self.permitted.set(doubled);
-            self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(doubled));
+        if self.streams.borrow().len() >= permitted as usize / 4 * 3 && permitted < streams_max {
+            let more = next_permitted(permitted).min(streams_max);
+            self.permitted.set(more);
+            self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(more));
         }
     }
+}
+
+/// How many streams are permitted after so many: about the double, for quinn announces nothing that is less than an eighth
+/// more.
+///
+/// quinn keeps an entry for each stream permitted, in hash tables whose sizes are powers of two: three quarters of one fit,
+/// with what this node opens itself; the whole would make the table twice as large.
+fn next_permitted(permitted: u32) -> u32 {
+    let mut next: u32 = 3;
+    while next <= permitted && next < u32::MAX {
+        next = next.saturating_mul(2);
+    }
+    next
 }
 
 /// How long a control write may wait for the peer to read.
@@ -319,7 +332,16 @@ pub(super) const TO_OPEN_MIN: usize = 1024;
 pub(super) async fn run(node: &Rc<Node>, trunk: &Rc<Trunk>, control: Control) -> String {
     let Control { send, mut recv, mut decoder } = control;
     let protocol = |text| Unreadable { code: Code::Protocol, text };
+    // A task of its own: what arrives is no reason to look at everything else here.
+    let mut reading = spawn_local({
+        let trunk = Rc::clone(trunk);
+        async move { trunk.readers.run().await }
+    });
     let ended = tokio::select! {
+        ended = &mut reading => match ended {
+            Ok(never) => match never {},
+            Err(error) => Unreadable { code: Code::Internal, text: format!("its readers failed: {error}") },
+        },
         error = accept(node, trunk) => protocol(explain(&error)),
         error = pump::open(trunk) => protocol(explain(&error)),
         why = pump::run(trunk, send) => protocol(why),
@@ -333,9 +355,9 @@ pub(super) async fn run(node: &Rc<Node>, trunk: &Rc<Trunk>, control: Control) ->
         None => ended.text,
     };
     trunk.connection.close(ended.code.to_wire().into(), why.as_bytes());
-    for stream in trunk.streams.take().into_values() {
-        stream.reader.abort();
-    }
+    reading.abort();
+    trunk.readers.clear();
+    drop(trunk.streams.take());
     for relay in trunk.outlet.close() {
         lose(trunk, &relay, &why);
     }
@@ -395,9 +417,8 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
             return send.reset(code);
         }
     };
-    let reader = spawn_local(reader::forward(&relay, recv, decoder.into_remainder().freeze()));
-    let half = TrunkStream { send, preamble: None, reader: reader.abort_handle(), is_stopped: false };
-    trunk.streams.borrow_mut().insert(relay.number, half);
+    trunk.streams.borrow_mut().insert(relay.number, TrunkStream { send, is_unopened: false, is_stopped: false });
+    trunk.readers.forward(&relay, recv, decoder.into_remainder().freeze());
     trunk.permit(node.config.limits.streams_max);
 }
 
@@ -502,5 +523,20 @@ fn give_up_opening(node: &Rc<Node>, trunk: &Rc<Trunk>) {
     for relay in late {
         let text = format!("{} has not permitted another stream within {open_timeout:?}", trunk.peer);
         relay.fail(Code::Unreachable, &text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_permission_is_at_least_half_as_much_again_and_leaves_a_quarter_of_a_table_free() {
+        for permitted in [2, 3, 64, 96, 256, 50_000, 1_000_000] {
+            let next = next_permitted(permitted);
+            assert!(next >= permitted + permitted / 2 && next <= 2 * permitted, "{permitted} -> {next}");
+            assert_eq!(next.next_power_of_two() / 4 * 3, next, "{permitted} -> {next}");
+        }
+        assert_eq!(next_permitted(u32::MAX), u32::MAX);
     }
 }

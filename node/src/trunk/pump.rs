@@ -11,7 +11,6 @@ use std::{rc::Rc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn::{ConnectionError, SendStream, WriteError};
-use tokio::task::spawn_local;
 use trunkline_proto::{
     code::Code,
     frame::Frame,
@@ -54,12 +53,9 @@ pub(super) async fn open(trunk: &Rc<Trunk>) -> ConnectionError {
         if relay.is_over() {
             continue;
         }
-        let mut preamble = BytesMut::new();
-        Frame::from(Open { stream: 0, producer_node: None, ..relay.open.clone() }).encode(&mut preamble);
         let stream = u64::from(recv.id());
-        let reader = spawn_local(reader::reverse(&relay, recv)).abort_handle();
-        let half = TrunkStream { send, preamble: Some(preamble.freeze()), reader, is_stopped: false };
-        trunk.streams.borrow_mut().insert(relay.number, half);
+        trunk.streams.borrow_mut().insert(relay.number, TrunkStream { send, is_unopened: true, is_stopped: false });
+        trunk.readers.reverse(&relay, recv);
         relay.name_down(stream);
     }
 }
@@ -140,7 +136,10 @@ impl Pump {
         }
         let half = self.trunk.streams.borrow_mut().remove(&relay.number);
         let Some(mut half) = half else { return Ok(()) };
-        if let Some(preamble) = half.preamble.take() {
+        if std::mem::take(&mut half.is_unopened) {
+            let mut preamble = BytesMut::new();
+            Frame::from(Open { stream: 0, producer_node: None, ..relay.open.clone() }).encode(&mut preamble);
+            let preamble = preamble.freeze();
             let written = write_ahead(&self.trunk, half.send.stream(), preamble).await;
             check(relay, Side::Down, written)?;
         }
@@ -192,7 +191,7 @@ impl Pump {
 
     /// Lets go of a stream that is over.
     fn end(&mut self, relay: &Relay, half: TrunkStream, stream: Option<u64>, abort: Option<Abort>) {
-        half.reader.abort();
+        self.trunk.readers.remove(relay.number);
         let code = relay.code();
         if code == Code::Closed {
             // It ended cleanly: the last byte was written before.

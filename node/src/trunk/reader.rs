@@ -1,8 +1,26 @@
-//! Readers of QUIC streams: one small task per half. They read whatever comes as soon as it comes; credit has bounded it.
+//! Reading QUIC streams: whatever comes, as soon as it comes; credit has bounded it.
+//!
+//! One task reads all streams of a trunk, of which most are idle at any time. So what a waiting stream costs is a
+//! [`Reader`] and its [`Wakeup`], of a hundred bytes together; a task for each would cost several times that.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    array,
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    future::poll_fn,
+    pin::pin,
+    rc::Rc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
 use quinn::{ReadError, RecvStream};
 use tokio::{task::spawn_local, time::sleep};
 use trunkline_proto::{
@@ -18,6 +36,128 @@ const ABORT_WAIT: Duration = Duration::from_secs(1);
 const CHUNKS: usize = 48;
 /// What is read of a reverse half at once.
 const REVERSE_READ_BYTES: usize = 4 * 1024;
+/// Streams that are read before other tasks get their turn.
+const STREAMS_PER_TURN: usize = 64;
+
+/// The readers of one trunk.
+#[derive(Default)]
+pub(super) struct Readers {
+    /// By relay number: a relay has one end at most on a trunk.
+    readers: RefCell<HashMap<u64, Box<Reader>>>,
+    ready: Arc<Ready>,
+}
+
+/// Readers whose streams may have something, by relay number. quinn's own task tells.
+#[derive(Default)]
+struct Ready {
+    /// Each reader stands in here once.
+    queue: Mutex<VecDeque<u64>>,
+    task: AtomicWaker,
+}
+
+impl Ready {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<u64>> {
+        // A push or a pop leaves it whole, whatever panicked beside it.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts one reader among those that are ready.
+struct Wakeup {
+    number: u64,
+    is_queued: AtomicBool,
+    ready: Arc<Ready>,
+}
+
+impl Wake for Wakeup {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.is_queued.swap(true, Ordering::AcqRel) {
+            self.ready.queue().push_back(self.number);
+            self.ready.task.wake();
+        }
+    }
+}
+
+impl Readers {
+    /// Reads the bytes of a stream, on the consumer's node. `begun` came with the OPEN.
+    pub(super) fn forward(&self, relay: &Rc<Relay>, recv: RecvStream, begun: Bytes) {
+        let offset = begun.len() as u64;
+        if !begun.is_empty() {
+            relay.data(0, begun, false);
+        }
+        self.insert(relay, recv, Reads::Forward { offset });
+    }
+
+    /// Reads ACCEPT and credit, on the producer's node.
+    pub(super) fn reverse(&self, relay: &Rc<Relay>, recv: RecvStream) {
+        self.insert(relay, recv, Reads::Reverse { begun: None });
+    }
+
+    fn insert(&self, relay: &Rc<Relay>, recv: RecvStream, reads: Reads) {
+        let number = relay.number;
+        let wakeup = Arc::new(Wakeup { number, is_queued: AtomicBool::new(false), ready: Arc::clone(&self.ready) });
+        wakeup.wake_by_ref();
+        let half = Receiving { recv, relay: Rc::clone(relay) };
+        self.readers.borrow_mut().insert(number, Box::new(Reader { half, reads, wakeup }));
+    }
+
+    /// Nothing more is read of the relay's stream.
+    pub(super) fn remove(&self, number: u64) {
+        // It stops the stream when it goes, by which time the table must be free.
+        let removed = self.readers.borrow_mut().remove(&number);
+        drop(removed);
+    }
+
+    /// Nothing more is read of any stream.
+    pub(super) fn clear(&self) {
+        drop(self.readers.take());
+    }
+
+    /// Reads what comes, for as long as it is polled.
+    pub(super) async fn run(&self) -> Infallible {
+        poll_fn(|context| {
+            self.ready.task.register(context.waker());
+            for _ in 0..STREAMS_PER_TURN {
+                let next = self.ready.queue().pop_front();
+                let Some(number) = next else { return Poll::Pending };
+                self.read(number);
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Reads what a stream has. It may be gone by now.
+    fn read(&self, number: u64) {
+        let reader = self.readers.borrow_mut().remove(&number);
+        let Some(mut reader) = reader else { return };
+        // What comes from here on wakes it again.
+        reader.wakeup.is_queued.store(false, Ordering::Release);
+        let waker = Waker::from(Arc::clone(&reader.wakeup));
+        if reader.poll(&mut Context::from_waker(&waker)).is_pending() {
+            self.readers.borrow_mut().insert(number, reader);
+        }
+    }
+}
+
+/// What reads one half of a stream. There may be a million, so it is small.
+struct Reader {
+    half: Receiving,
+    reads: Reads,
+    wakeup: Arc<Wakeup>,
+}
+
+enum Reads {
+    /// Bytes for the consumer, of which `offset` have been read.
+    Forward { offset: u64 },
+    /// Frames, of which one may have begun.
+    Reverse { begun: Option<Box<Decoder>> },
+}
 
 /// A receiving half that says when it is dropped that it will not be read on.
 struct Receiving {
@@ -32,33 +172,44 @@ impl Drop for Receiving {
     }
 }
 
-/// The bytes of a stream, on the consumer's node. `begun` came with the OPEN.
-pub(super) fn forward(relay: &Rc<Relay>, recv: RecvStream, begun: Bytes) -> impl Future<Output = ()> + 'static {
-    // Here, for the task may be ended before it has begun.
-    let half = Receiving { recv, relay: Rc::clone(relay) };
-    read_forward(half, begun)
-}
-
-async fn read_forward(mut half: Receiving, begun: Bytes) {
-    let relay = Rc::clone(&half.relay);
-    let mut offset = 0;
-    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
-    if !begun.is_empty() {
-        relay.data(offset, begun, false);
-    }
-    while !relay.is_over() {
-        match half.recv.read_chunks(&mut chunks).await {
-            Ok(Some(count)) => {
-                let chunks = &mut chunks[..count];
-                let bytes = gather(chunks);
-                let next = offset + bytes.len() as u64;
-                relay.data(offset, bytes, false);
-                offset = next;
-            }
-            Ok(None) => return relay.data(offset, Bytes::new(), true),
-            Err(error) => return ended(&relay, Side::Up, &error),
+impl Reader {
+    /// Reads until nothing is there. Ready when nothing more is to be read.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Self { half: Receiving { recv, relay }, reads, .. } = self;
+        match reads {
+            Reads::Forward { offset } => poll_forward(recv, relay, offset, context),
+            Reads::Reverse { begun } => poll_reverse(recv, relay, begun, context),
         }
     }
+}
+
+/// A read that is dropped while it waits loses nothing: `read_chunks` is cancel-safe. So the array is here, and not kept
+/// for each stream that waits.
+fn poll_forward(recv: &mut RecvStream, relay: &Rc<Relay>, offset: &mut u64, context: &mut Context<'_>) -> Poll<()> {
+    let mut chunks: [Bytes; CHUNKS] = array::from_fn(|_| Bytes::new());
+    while !relay.is_over() {
+        let read = match pin!(recv.read_chunks(&mut chunks)).poll(context) {
+            Poll::Ready(read) => read,
+            Poll::Pending => return Poll::Pending,
+        };
+        match read {
+            Ok(Some(count)) => {
+                let bytes = gather(&mut chunks[..count]);
+                let begin = *offset;
+                *offset += bytes.len() as u64;
+                relay.data(begin, bytes, false);
+            }
+            Ok(None) => {
+                relay.data(*offset, Bytes::new(), true);
+                break;
+            }
+            Err(error) => {
+                ended(relay, Side::Up, &error);
+                break;
+            }
+        }
+    }
+    Poll::Ready(())
 }
 
 /// Copies chunks out of the receive buffers that they pin, dozens of times their size, and lets go of those.
@@ -70,32 +221,45 @@ fn gather(chunks: &mut [Bytes]) -> Bytes {
     bytes.freeze()
 }
 
-/// ACCEPT and credit, on the producer's node.
-pub(super) fn reverse(relay: &Rc<Relay>, recv: RecvStream) -> impl Future<Output = ()> + 'static {
-    // As above.
-    let half = Receiving { recv, relay: Rc::clone(relay) };
-    read_reverse(half)
-}
-
-async fn read_reverse(mut half: Receiving) {
-    let relay = Rc::clone(&half.relay);
-    let mut decoder = Decoder::default();
+fn poll_reverse(
+    recv: &mut RecvStream,
+    relay: &Rc<Relay>,
+    begun: &mut Option<Box<Decoder>>,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    let mut decoder = begun.take().unwrap_or_default();
     while !relay.is_over() {
         match decoder.next() {
             Ok(Some(Frame::Accept(accept))) => relay.accept(&accept),
             Ok(Some(Frame::Credit(credit))) => relay.credit(&credit),
             Ok(Some(Frame::Reclaim(reclaim))) => relay.reclaim(&reclaim),
             Ok(Some(_)) => {
-                return relay.fail(Code::Protocol, "a frame that the reverse half of a stream does not carry");
+                relay.fail(Code::Protocol, "a frame that the reverse half of a stream does not carry");
+                break;
             }
-            Err(error) => return relay.fail(error.code(), &error.to_string()),
-            Ok(None) => match half.recv.read_chunk(REVERSE_READ_BYTES, true).await {
-                Ok(Some(chunk)) => decoder.buffer().extend_from_slice(&chunk.bytes),
-                Ok(None) => return after_reset(&relay, Side::Down, Code::Protocol),
-                Err(error) => return ended(&relay, Side::Down, &error),
+            Err(error) => {
+                relay.fail(error.code(), &error.to_string());
+                break;
+            }
+            Ok(None) => match pin!(recv.read_chunk(REVERSE_READ_BYTES, true)).poll(context) {
+                Poll::Ready(Ok(Some(chunk))) => decoder.buffer().extend_from_slice(&chunk.bytes),
+                Poll::Ready(Ok(None)) => {
+                    after_reset(relay, Side::Down, Code::Protocol);
+                    break;
+                }
+                Poll::Ready(Err(error)) => {
+                    ended(relay, Side::Down, &error);
+                    break;
+                }
+                Poll::Pending => {
+                    // Between two frames there is nothing to keep.
+                    *begun = (!decoder.buffer().is_empty()).then_some(decoder);
+                    return Poll::Pending;
+                }
             },
         }
     }
+    Poll::Ready(())
 }
 
 fn ended(relay: &Rc<Relay>, side: Side, error: &ReadError) {
@@ -114,4 +278,30 @@ pub(super) fn after_reset(relay: &Rc<Relay>, side: Side, code: Code) {
             relay.lost(side, code, "the peer ended the stream and gave no reason");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_an_idle_stream_is_small() {
+        assert!(size_of::<Reader>() <= 72, "{} bytes", size_of::<Reader>());
+        assert!(size_of::<Wakeup>() <= 24, "{} bytes", size_of::<Wakeup>());
+    }
+
+    #[test]
+    fn a_reader_that_is_woken_often_stands_among_the_ready_once_until_it_is_read() {
+        let ready = Arc::new(Ready::default());
+        let wakeup = Arc::new(Wakeup { number: 7, is_queued: AtomicBool::new(false), ready: Arc::clone(&ready) });
+        let waker = Waker::from(Arc::clone(&wakeup));
+        waker.wake_by_ref();
+        waker.wake_by_ref();
+        assert_eq!(*ready.queue(), [7]);
+        let readers = Readers { readers: RefCell::default(), ready };
+        assert_eq!(readers.ready.queue().pop_front(), Some(7));
+        // The stream is gone: nothing is read, and nothing is left.
+        readers.read(7);
+        assert_eq!(*readers.ready.queue(), []);
+    }
 }
