@@ -23,6 +23,7 @@
 //!
 //! Nothing here knows the time or draws a random number: the same calls give the same run.
 
+mod arrived;
 mod credit;
 mod receive;
 mod schedule;

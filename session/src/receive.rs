@@ -1,7 +1,5 @@
 //! The receiving end of one stream: order, duplicates, reassembly, and what the other side is told of it.
 
-use std::collections::VecDeque;
-
 use bytes::{Buf, BufMut, Bytes};
 use trunkline_proto::{
     code::Code,
@@ -10,7 +8,7 @@ use trunkline_proto::{
     message::{Credit, Limit, Reclaim},
 };
 
-use crate::Aborted;
+use crate::{Aborted, arrived::Arrived};
 
 /// The sender is told of what arrived, so that it can forget it, at least this often.
 const RECEIVED_STEP_BYTES: u64 = 64 * 1024;
@@ -29,7 +27,8 @@ pub enum ReceiveOutput {
 /// What [`ReceiveHalf::read`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
-    /// The next message. It counts as consumed.
+    /// The next message. It counts as consumed. It may share memory with its neighbours, as they arrived together: whoever
+    /// keeps a small message for long and drops the others copies it.
     Message(Bytes),
     /// Nothing yet.
     Pending,
@@ -106,8 +105,8 @@ pub struct ReceiveHalf {
     state: State,
     epoch: u32,
     message_bytes_max: usize,
-    /// Whole messages, each with the offset at which it ends. Of the first, some may have been read as bytes.
-    ready: VecDeque<(Bytes, u64)>,
+    /// Whole messages. Of the first, some may have been read as bytes.
+    ready: Arrived,
     partial: Partial,
     /// The last read was of bytes.
     reads_bytes: bool,
@@ -145,7 +144,7 @@ impl ReceiveHalf {
             state: State::Open,
             epoch,
             message_bytes_max,
-            ready: VecDeque::new(),
+            ready: Arrived::default(),
             partial: Partial::none(),
             reads_bytes: false,
             messages_read: 0,
@@ -168,7 +167,7 @@ impl ReceiveHalf {
     /// The next message, if one has arrived whole; of one that was begun with [`ReceiveHalf::read_bytes`], the rest.
     pub fn read(&mut self) -> Read {
         self.reads_bytes = false;
-        if let Some((message, end)) = self.ready.pop_front() {
+        if let Some((message, end)) = self.ready.pop() {
             self.consumed = end;
             self.messages_read += 1;
             return Read::Message(message);
@@ -206,16 +205,11 @@ impl ReceiveHalf {
         self.reads_bytes = true;
         let mut count = 0;
         while out.has_remaining_mut()
-            && let Some((message, end)) = self.ready.front_mut()
+            && let Some((part, consumed, is_last)) = self.ready.read_into(out)
         {
-            let part = message.len().min(out.remaining_mut());
-            out.put(message.split_to(part));
             count += part;
-            self.consumed = *end - message.len() as u64;
-            if message.is_empty() {
-                self.ready.pop_front();
-                self.messages_read += 1;
-            }
+            self.consumed = consumed;
+            self.messages_read += u64::from(is_last);
         }
         if out.has_remaining_mut()
             && let Partial::Body { length, bytes, read } = &mut self.partial
@@ -270,7 +264,7 @@ impl ReceiveHalf {
     /// Whole messages that have arrived and were not read to their last byte.
     #[must_use]
     pub fn unread_messages(&self) -> usize {
-        self.ready.len()
+        self.ready.messages()
     }
 
     /// Messages that were read to their last byte, since the beginning.
@@ -287,7 +281,7 @@ impl ReceiveHalf {
             let why = Aborted { code, offset: self.consumed, text: text.to_owned() };
             self.state = State::Aborted { why, told: false };
         }
-        self.ready = VecDeque::new();
+        self.ready = Arrived::default();
         self.partial = Partial::none();
         was_live
     }
@@ -316,8 +310,14 @@ impl ReceiveHalf {
         match self.state {
             State::Open | State::Ended => self.received - self.consumed,
             // What had not arrived whole is dropped.
-            State::Finished | State::Aborted { .. } => self.ready.back().map_or(0, |(_, end)| end - self.consumed),
+            State::Finished | State::Aborted { .. } if self.ready.is_empty() => 0,
+            State::Finished | State::Aborted { .. } => self.ready.end() - self.consumed,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.ready.held_bytes()
     }
 
     /// Whether neither data nor a word from the other side can matter any more. There may be outputs left, and after an
@@ -357,11 +357,11 @@ impl ReceiveHalf {
             self.refuse_excess(sent);
             return 0;
         }
-        let before = self.ready.len();
+        let before = self.ready.messages();
         while !payload.is_empty() && matches!(self.state, State::Open) {
             self.take(&mut payload);
         }
-        let whole = self.ready.len().saturating_sub(before);
+        let whole = self.ready.messages().saturating_sub(before);
         self.pass_head();
         if self.exceeds_limit() {
             self.refuse_excess(sent);
@@ -383,7 +383,7 @@ impl ReceiveHalf {
             self.state = State::Aborted { why: Aborted { code, offset: self.consumed, text }, told: true };
             self.partial = Partial::none();
             if code == Code::Cancelled {
-                self.ready = VecDeque::new();
+                self.ready = Arrived::default();
             }
         }
     }
@@ -556,8 +556,11 @@ impl ReceiveHalf {
         self.partial = Partial::none();
     }
 
-    /// Takes one step through `payload`: a message, a part of one, or a part of a head.
+    /// Takes one step through `payload`: whole messages, a part of one, or a part of a head.
     fn take(&mut self, payload: &mut Bytes) {
+        if matches!(&self.partial, Partial::Head(begun) if begun.is_empty()) && self.take_whole(payload) {
+            return;
+        }
         match &mut self.partial {
             Partial::Body { length, bytes, read } => {
                 let part = payload.len().min(*length - bytes.len());
@@ -577,7 +580,7 @@ impl ReceiveHalf {
                     let mut message = Bytes::from(std::mem::take(bytes));
                     message.advance(*read);
                     self.partial = Partial::none();
-                    self.ready.push_back((message, self.received));
+                    self.ready.push_message(message, self.received);
                 }
             }
             Partial::Head(begun) if begun.is_empty() => match framing::head(payload) {
@@ -602,6 +605,23 @@ impl ReceiveHalf {
         }
     }
 
+    /// Takes the whole messages that begin `payload`, as many as there are. They stay together until they are read.
+    fn take_whole(&mut self, payload: &mut Bytes) -> bool {
+        let (mut end, mut messages) = (0, 0);
+        while let Head::Message { header, length } = framing::head(&payload[end..])
+            && length <= self.message_bytes_max
+            && header + length <= payload.len() - end
+        {
+            end += header + length;
+            messages += 1;
+        }
+        if messages > 0 {
+            self.received += end as u64;
+            self.ready.push(payload.split_to(end), self.received, messages);
+        }
+        messages > 0
+    }
+
     /// A head was found, of which `before` bytes had arrived earlier; the rest of it begins `payload`.
     fn begin(&mut self, found: Head, before: usize, payload: &mut Bytes) {
         match found {
@@ -613,7 +633,7 @@ impl ReceiveHalf {
                     self.refuse(Code::MessageTooLarge, text);
                 } else if length <= payload.len() {
                     self.received += length as u64;
-                    self.ready.push_back((payload.split_to(length), self.received));
+                    self.ready.push_message(payload.split_to(length), self.received);
                     self.partial = Partial::none();
                 } else {
                     self.partial = Partial::Body { length, bytes: Vec::new(), read: 0 };

@@ -1,5 +1,6 @@
 //! Tests of one half, or one policy, at a time. Whole streams are tested by the simulation in `tests/`.
 
+mod arrived;
 mod credit;
 mod receive;
 mod receive_bytes;
