@@ -7,7 +7,7 @@ use trunkline_node::config::PeerConfig;
 use trunkline_proto::{
     code::Code,
     frame::{DataHeader, Frame},
-    message::{Credit, Drain, Limit},
+    message::{Bound, Credit, Drain},
 };
 
 use crate::program::{
@@ -55,7 +55,7 @@ fn a_frame_that_breaks_the_protocol_is_refused_with_a_sentence_and_detaches() {
         let node = started(config);
         let (mut producer, mut consumer) = (Own::of(&node), Own::of(&node));
         stream(&mut producer, &mut consumer).await;
-        let refused = producer.link.handle(Frame::Limit(Limit::default())).unwrap_err();
+        let refused = producer.link.handle(Frame::Bound(Bound { bind: 1 })).unwrap_err();
         assert_eq!(
             (refused.code, refused.to_string().as_str()),
             (Code::Protocol, "a frame that a process does not send")

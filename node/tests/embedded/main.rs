@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use trunkline_node::config::PeerConfig;
 use trunkline_proto::{
     frame::{DataHeader, Frame},
-    message::Accept,
+    message::{Accept, Credit, Want},
 };
 
 use self::program::{
@@ -78,19 +78,24 @@ fn streams_within_a_node_are_exact_and_their_payload_is_not_copied() {
         producer.say(open(4, "node-a")).await;
         let (stream, _) = accept(&mut consumer).await;
         assert!(matches!(producer.hears().await, Frame::Accept(_)));
-        let (first, second) = (payload(10_000, 4), payload(20_000, 5));
+        // As much as a turn gives to who wants it.
+        producer.say(Want { stream: 4, epoch: 0, wanted: 15_000 }).await;
+        let frame = producer.hears().await;
+        assert!(matches!(frame, Frame::Credit(Credit { limit: 15_000.., .. })), "{frame:?}");
+        assert!(matches!(consumer.hears().await, Frame::Want(_)));
+        let (first, second) = (payload(5_000, 4), payload(10_000, 5));
         let data = |offset, fin, payload: &Bytes| {
             Frame::Data(DataHeader { stream: 4, offset, epoch: 0, fin }, payload.clone())
         };
         producer.say(data(0, false, &first)).await;
-        producer.say(data(10_000, true, &second)).await;
+        producer.say(data(5_000, true, &second)).await;
         let mut frames = VecDeque::new();
         assert!(consumer.link.next(&mut frames) && !consumer.link.next(&mut frames));
         let [Frame::Data(one, handed_one), Frame::Data(two, handed_two)] = frames.make_contiguous() else {
             panic!("{frames:?}")
         };
         let header = DataHeader { stream, offset: 0, epoch: 0, fin: false };
-        assert_eq!((*one, *two), (header, DataHeader { offset: 10_000, fin: true, ..header }));
+        assert_eq!((*one, *two), (header, DataHeader { offset: 5_000, fin: true, ..header }));
         assert_eq!((handed_one.as_ptr(), handed_two.as_ptr()), (first.as_ptr(), second.as_ptr()));
     });
 }
