@@ -22,7 +22,7 @@ use trunkline_certs::{Authority, Identity, NodeRequest, SERVER_NAME};
 use trunkline_node::config::NodeConfig;
 use trunkline_proto::{
     frame::{DataHeader, Decoder, Frame},
-    id::{Incarnation, JobId},
+    id::{Incarnation, JobId, Weight},
     message::{Accept, Bind, Credit, Incoming, LinkHello, Open},
     version::Offer,
 };
@@ -188,6 +188,7 @@ fn open(node: &str) -> Open {
         consumer: "reduce".parse().unwrap(),
         node: node.parse().unwrap(),
         epoch: 0,
+        weight: Weight::MIN,
     }
 }
 

@@ -7,6 +7,7 @@
 //! Invariant: no method here waits. A relay is asked and told, marks itself at its outlets, and their writers come for
 //! it. So no stream ever waits for another.
 
+mod blocked;
 mod names;
 mod state;
 mod table;
@@ -15,6 +16,7 @@ mod waiting;
 use std::{
     cell::RefCell,
     rc::{Rc, Weak},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -25,7 +27,7 @@ use trunkline_proto::{
     message::{Abort, Accept, Credit, Open, Want},
 };
 
-pub(crate) use self::table::Relays;
+pub(crate) use self::{blocked::Times, table::Relays};
 use self::{state::State, waiting::Waiting};
 use crate::{
     events,
@@ -84,6 +86,7 @@ pub(crate) struct Snapshot {
     pub(crate) limit: u64,
     pub(crate) queued: u64,
     pub(crate) accepted: bool,
+    pub(crate) waited: Times,
 }
 
 /// See the module.
@@ -190,6 +193,7 @@ impl Relay {
             limit: state.credit.limit,
             queued: state.taken - state.passed,
             accepted: state.accepted.is_some(),
+            waited: state.blocked.times(Instant::now()),
         }
     }
 
@@ -215,6 +219,7 @@ impl Relay {
                 state.taken = end;
                 state.fin_taken = fin;
                 state.waiting.push(payload);
+                state.note();
                 None
             }
         };
@@ -234,6 +239,7 @@ impl Relay {
             }
             state.wanted = state.wanted.max(want.wanted);
             state.want_dirty = true;
+            state.note();
         }
         self.mark_news(Side::Down);
     }
@@ -249,6 +255,7 @@ impl Relay {
             }
             state.accepted = Some(accept.incarnation);
             state.credit.limit = accept.limit;
+            state.note();
         }
         events::accepted(&self.open);
         self.mark_news(Side::Up);
@@ -277,6 +284,7 @@ impl Relay {
                 };
                 state.credit_dirty = true;
                 state.over = credit.finished;
+                state.note();
                 None
             }
         };
@@ -387,6 +395,7 @@ impl Relay {
             state.told_limit = state.told_limit.max(limit);
             news.credit = Some(Credit { stream, limit: state.told_limit, ..state.credit });
         }
+        state.note();
         news
     }
 
@@ -450,6 +459,7 @@ impl Relay {
                 && limit > state.told_limit
                 && (limit - state.told_limit >= state.ingress_bytes / 4 || limit == state.credit.limit);
             state.credit_dirty |= credit;
+            state.note();
             (more, credit)
         };
         if credit {

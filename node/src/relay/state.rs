@@ -1,5 +1,7 @@
 //! What a relay remembers of its stream.
 
+use std::time::Instant;
+
 use tokio::sync::oneshot;
 use trunkline_proto::{
     code::Code,
@@ -7,7 +9,11 @@ use trunkline_proto::{
     message::{Abort, Credit},
 };
 
-use super::{End, waiting::Waiting};
+use super::{
+    End,
+    blocked::{Blocked, Position},
+    waiting::Waiting,
+};
 
 /// The state behind one relay; [`super::Relay`] has the rules by which it changes. There may be a million, most of them
 /// idle: what is rarely there is in a box.
@@ -45,6 +51,7 @@ pub(super) struct State {
     pub(super) news_queued_up: bool,
     pub(super) news_queued_down: bool,
     pub(super) data_queued: bool,
+    pub(super) blocked: Blocked,
 }
 
 impl State {
@@ -76,6 +83,30 @@ impl State {
             news_queued_up: false,
             news_queued_down: false,
             data_queued: false,
+            blocked: Blocked::default(),
+        }
+    }
+
+    /// Takes note of what the stream waits for, after each change of what decides that. The clock is asked only when it
+    /// waits for something else than before.
+    pub(super) fn note(&mut self) {
+        let Some(down) = &self.down else { return };
+        if self.accepted.is_none() || self.over {
+            return;
+        }
+        let cause = Position {
+            passed: self.passed,
+            taken: self.taken,
+            told: self.told_limit,
+            allowed: self.credit.limit,
+            wanted: self.wanted,
+            ends: self.fin_taken && !self.fin_passed,
+            up: self.up.outlet.kind(),
+            down: down.outlet.kind(),
+        }
+        .cause();
+        if self.blocked.cause() != Some(cause) {
+            self.blocked.turn(cause, Instant::now());
         }
     }
 
