@@ -80,6 +80,10 @@ fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn trunk_of(trunk: &crate::trunk::Trunk) -> Trunk {
     let stats = trunk.connection.stats();
     Trunk {
@@ -88,7 +92,7 @@ fn trunk_of(trunk: &crate::trunk::Trunk) -> Trunk {
         dialled: trunk.dialled,
         current: trunk.current.get(),
         up_ms: ms(trunk.since.elapsed()),
-        rtt_us: u64::try_from(stats.path.rtt.as_micros()).unwrap_or(u64::MAX),
+        rtt_us: us(stats.path.rtt),
         bytes_sent: stats.udp_tx.bytes,
         bytes_received: stats.udp_rx.bytes,
         mtu: stats.path.current_mtu.into(),
@@ -136,6 +140,10 @@ fn stream_of(node: &Node, relay: &Relay) -> Stream {
         limit: snapshot.limit,
         queued: snapshot.queued,
         accepted: snapshot.accepted,
+        blocked_application_us: us(snapshot.waited.application),
+        blocked_link_us: us(snapshot.waited.link),
+        blocked_credit_us: us(snapshot.waited.credit),
+        blocked_trunk_us: us(snapshot.waited.trunk),
     }
 }
 

@@ -34,6 +34,7 @@ impl Relay {
                 // Whatever it was asked for within the credit that it gave and takes back, it has to hear of again.
                 state.wanted_told = state.wanted_told.min(state.allowed);
                 state.note_wanted();
+                state.note();
             }
         }
         if self.is_pending() {
@@ -219,6 +220,7 @@ impl State {
         self.reclaiming = None;
         self.told_limit = self.told_limit.min(limit);
         self.granted = self.granted.min(limit);
+        self.note();
     }
 
     /// How far the stream has come, when the pool is to be told: a quarter of what it granted was passed on since it was

@@ -7,6 +7,7 @@
 //! Invariant: no method here waits. A relay is asked and told, marks itself at its outlets, and their writers come for
 //! it. So no stream ever waits for another.
 
+mod blocked;
 mod credit;
 mod names;
 mod pool;
@@ -17,6 +18,7 @@ mod waiting;
 use std::{
     cell::RefCell,
     rc::{Rc, Weak},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -27,7 +29,7 @@ use trunkline_proto::{
     message::{Abort, Accept, Credit, Limit, Open, Reclaim, Want},
 };
 
-pub(crate) use self::{pool::Pool, table::Relays};
+pub(crate) use self::{blocked::Times, pool::Pool, table::Relays};
 use self::{
     state::{Reclaiming, State},
     waiting::Waiting,
@@ -93,6 +95,7 @@ pub(crate) struct Snapshot {
     pub(crate) limit: u64,
     pub(crate) queued: u64,
     pub(crate) accepted: bool,
+    pub(crate) waited: Times,
 }
 
 /// See the module.
@@ -202,6 +205,7 @@ impl Relay {
             limit: state.allowed,
             queued: state.taken - state.passed,
             accepted: state.accepted.is_some(),
+            waited: state.blocked.times(Instant::now()),
         }
     }
 
@@ -230,6 +234,7 @@ impl Relay {
                 if state.content() > state.allowed {
                     state.note_wanted();
                 }
+                state.note();
                 None
             }
         };
@@ -256,6 +261,7 @@ impl Relay {
             }
             state.wanted = state.wanted.max(want.wanted);
             state.want_dirty = true;
+            state.note();
         }
         self.mark_news(Side::Down);
         self.tell_wanted();
@@ -272,6 +278,7 @@ impl Relay {
             }
             state.accepted = Some(accept.incarnation);
             state.allowed = accept.limit;
+            state.note();
         }
         events::accepted(&self.open);
         self.join_pool();
@@ -302,6 +309,7 @@ impl Relay {
                 state.allowed = state.allowed.max(credit.limit);
                 state.credit_dirty = true;
                 state.over = credit.finished;
+                state.note();
                 None
             }
         };
@@ -424,6 +432,7 @@ impl Relay {
             *told = true;
             news.reclaim = Some(Reclaim { stream, epoch: self.open.epoch, limit: *limit });
         }
+        state.note();
         news
     }
 
@@ -485,6 +494,7 @@ impl Relay {
             let mut state = self.state.borrow_mut();
             let more = state.has_data();
             state.data_queued = more;
+            state.note();
             (more, state.fin_passed)
         };
         if ends {

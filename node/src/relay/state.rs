@@ -1,6 +1,6 @@
 //! What a relay remembers of its stream.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use tokio::sync::oneshot;
 use trunkline_proto::{
@@ -9,7 +9,11 @@ use trunkline_proto::{
     message::{Abort, Credit},
 };
 
-use super::{End, Pool, waiting::Waiting};
+use super::{
+    End, Pool,
+    blocked::{Blocked, Position},
+    waiting::Waiting,
+};
 
 /// The upper side is asked to give back credit beyond `limit`, and has not answered.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +71,7 @@ pub(super) struct State {
     pub(super) news_queued_up: bool,
     pub(super) news_queued_down: bool,
     pub(super) data_queued: bool,
+    pub(super) blocked: Blocked,
 }
 
 impl State {
@@ -104,6 +109,30 @@ impl State {
             news_queued_up: false,
             news_queued_down: false,
             data_queued: false,
+            blocked: Blocked::default(),
+        }
+    }
+
+    /// Takes note of what the stream waits for, after each change of what decides that. The clock is asked only when it
+    /// waits for something else than before.
+    pub(super) fn note(&mut self) {
+        let Some(down) = &self.down else { return };
+        if self.accepted.is_none() || self.over {
+            return;
+        }
+        let cause = Position {
+            passed: self.passed,
+            taken: self.taken,
+            told: self.told_limit,
+            allowed: self.allowed,
+            wanted: self.wanted,
+            ends: self.fin_taken && !self.fin_passed,
+            up: self.up.outlet.kind(),
+            down: down.outlet.kind(),
+        }
+        .cause();
+        if self.blocked.cause() != Some(cause) {
+            self.blocked.turn(cause, Instant::now());
         }
     }
 }
