@@ -401,7 +401,11 @@ fn configuration<'p>(
 }
 
 /// Addresses that nobody listens on, all on a loopback address that no other cluster uses.
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
+///
+/// # Panics
+/// When the system has none.
+#[must_use]
+pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
     static CLUSTERS: AtomicU8 = AtomicU8::new(0);
     let [_, _, high, low] = own_pid().to_be_bytes();
     let ip = Ipv4Addr::new(127, 1 + high % 254, low, 1 + CLUSTERS.fetch_add(1, Ordering::Relaxed) % 254);
