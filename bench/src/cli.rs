@@ -13,7 +13,7 @@ use crate::{
     error::BenchError,
     latency, messages, processes, relay,
     report::{self, Progress, Report},
-    roles, streams,
+    roles, scale, stall, streams,
 };
 
 /// Measures Trunkline beside what it is compared with, in interleaved rounds.
@@ -64,6 +64,10 @@ enum What {
     Messages(messages::Arguments),
     /// Round trips of small messages, beside TCP + TLS and bare quinn
     Latency(latency::Arguments),
+    /// Reading streams beside thousands that are stalled, against the same alone
+    Stall(stall::Arguments),
+    /// What a node costs that has thousands of peers, and how fast it gathers from them
+    Scale(scale::Arguments),
     /// A process of a measurement; told on its standard input what to do
     #[command(hide = true)]
     Role {
@@ -90,6 +94,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, BenchError> {
             measured(common, async |progress| messages::run(&arguments, common, progress).await)
         }
         What::Latency(arguments) => measured(common, async |progress| latency::run(&arguments, common, progress).await),
+        What::Stall(arguments) => measured(common, async |progress| stall::run(&arguments, common, progress).await),
+        What::Scale(arguments) => measured(common, async |progress| scale::run(&arguments, common, progress).await),
     }
 }
 

@@ -8,12 +8,14 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`streams`], [`relay`], [`messages`], [`latency`] | a subcommand each: what is compared, and its report |
+//! | [`streams`], [`relay`], [`messages`], [`latency`], [`stall`], [`scale`] | a subcommand each: what is compared, and its report |
 //! | [`bulk`] | one run of many streams, whichever way they go |
 //! | [`processes`] | the cluster of a run, and the processes that this program starts of itself |
 //! | [`roles`] | what those processes do |
 //! | [`bare`] | quinn alone, with the node's settings |
 //! | [`measure`] | interleaved rounds, medians, intervals, fairness |
+//! | [`ceiling`], [`settings`] | the most memory that a process may take, and what that follows from |
+//! | [`observe`] | what the kernel says of a process |
 //! | [`report`] | one JSON object, or tables; progress |
 //!
 //! All of them share one machine's cores. What counts are ratios of runs that took turns; an absolute figure says as
@@ -21,15 +23,20 @@
 
 mod bare;
 mod bulk;
+mod ceiling;
 mod cli;
 mod error;
 mod latency;
 mod measure;
 mod messages;
+mod observe;
 mod processes;
 mod relay;
 mod report;
 mod roles;
+mod scale;
+mod settings;
+mod stall;
 mod streams;
 
 use std::process::ExitCode;

@@ -8,7 +8,9 @@
 //! how far it is, a line each. Whatever was started ends with this program: the kernel is asked for that.
 
 use std::{
-    env, io,
+    env,
+    ffi::OsString,
+    io,
     net::SocketAddr,
     os::unix::process::CommandExt as _,
     path::PathBuf,
@@ -43,7 +45,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 /// Becomes the program that `command` says, which the kernel ends when whoever started this process ends. Returns only
 /// to say why not.
-pub(crate) fn become_program(command: &[std::ffi::OsString]) -> BenchError {
+pub(crate) fn become_program(command: &[OsString]) -> BenchError {
     let [program, arguments @ ..] = command else { return BenchError::Option("exec: no command".to_owned()) };
     end_with_parent();
     let error = Program::new(program).args(arguments).exec();
@@ -67,10 +69,14 @@ pub(crate) struct Site {
 impl Site {
     /// With both nodes as daemons, with `config` in their files.
     pub(crate) async fn with_daemons(config: &str) -> Result<Self, BenchError> {
-        let own = env::current_exe().map_err(BenchError::io("find this program"))?;
-        let launcher = [own.into_os_string(), "exec".into(), "--".into()];
         let configure = |_: &str, text: &mut String| text.push_str(config);
-        let cluster = Cluster::builder().nodes(NODES).config(configure).launcher(launcher).start().await;
+        let cluster = Cluster::builder().nodes(NODES).config(configure).launcher(launcher()?).start().await;
+        Ok(Self { cluster, nodes: Vec::new() })
+    }
+
+    /// With the first of the nodes alone, as a daemon.
+    pub(crate) async fn with_one_daemon() -> Result<Self, BenchError> {
+        let cluster = Cluster::builder().nodes([NODES[0]]).launcher(launcher()?).start().await;
         Ok(Self { cluster, nodes: Vec::new() })
     }
 
@@ -112,10 +118,21 @@ impl Site {
         self.nodes.clone().try_into().expect("two nodes that are no daemons")
     }
 
+    /// Where the CA lies that certifies nodes of this cluster.
+    pub(crate) fn ca_folder(&self) -> PathBuf {
+        self.cluster.ca_folder()
+    }
+
     /// The daemons, in the order of [`NODES`]; none when the nodes are no daemons.
     pub(crate) fn daemons(&self) -> &[Daemon] {
         self.cluster.nodes()
     }
+}
+
+/// What becomes a daemon that ends with this program.
+fn launcher() -> Result<[OsString; 3], BenchError> {
+    let own = env::current_exe().map_err(BenchError::io("find this program"))?;
+    Ok([own.into_os_string(), "exec".into(), "--".into()])
 }
 
 /// What a process needs in order to be a node.

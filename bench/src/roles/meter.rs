@@ -50,6 +50,12 @@ pub(crate) struct Total {
 }
 
 impl Total {
+    /// All streams of others.
+    pub(crate) fn merge(&mut self, others: Self) {
+        self.bytes += others.bytes;
+        self.fingerprint = self.fingerprint.wrapping_add(others.fingerprint);
+    }
+
     /// One stream more.
     pub(crate) fn add(&mut self, stream: usize, sent: &Sent) {
         self.bytes += sent.bytes();

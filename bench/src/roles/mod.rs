@@ -2,9 +2,12 @@
 
 mod consume;
 mod echo;
+mod gather;
 mod meter;
+mod peers;
 mod produce;
 mod source;
+mod stall;
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -18,9 +21,12 @@ use tokio::{
 pub(crate) use self::{
     consume::Consume,
     echo::{Answer, Ask, RoundTrips},
+    gather::{GatherPeers, GatheredAll},
     meter::{Measured, Meter, Total, Window},
+    peers::{Peers, Phase, Step},
     produce::Produce,
     source::{Sent, Source},
+    stall::{Filled, Flooded, ReceiveOrder, SendOrder, StallConsume, StallProduce, Streams},
 };
 use crate::{
     bare::{BareAnswer, BareAsk, BareReceive, BareSend, TlsAnswer, TlsAsk},
@@ -65,6 +71,14 @@ pub(crate) enum Task {
     TlsAsk(TlsAsk),
     /// [`Task::Answer`] over a TCP socket with TLS.
     TlsAnswer(TlsAnswer),
+    /// Thousands of peers of one daemon.
+    Peers(Peers),
+    /// Gathers from all of them.
+    GatherPeers(GatherPeers),
+    /// Sends on streams of which most are never read.
+    StallProduce(StallProduce),
+    /// Reads some of them.
+    StallConsume(StallConsume),
 }
 
 /// The process that measures, as those that it started see it.
@@ -131,5 +145,9 @@ async fn run(task: Task, parent: &mut Parent) -> Result<(), BenchError> {
         Task::BareAnswer(task) => task.run(parent).await,
         Task::TlsAsk(task) => task.run(parent).await,
         Task::TlsAnswer(task) => task.run(parent).await,
+        Task::Peers(task) => task.run(parent).await,
+        Task::GatherPeers(task) => task.run(parent).await,
+        Task::StallProduce(task) => task.run(parent).await,
+        Task::StallConsume(task) => task.run(parent).await,
     }
 }
