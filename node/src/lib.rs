@@ -41,4 +41,4 @@ mod trunk;
 pub use embedded::run;
 pub use link::{credentials::AccountError, socket::SocketError};
 pub use node::NodeError;
-pub use trunk::endpoint::EndpointError;
+pub use trunk::endpoint::{Dials, EndpointError, bind as bind_endpoint};

@@ -46,11 +46,13 @@ fn existing(name: &str) -> PathBuf {
     path
 }
 
-/// `target/release`, say: a test's own binary lies in `deps` below it.
+/// `target/release`, say: a test's own binary lies in `deps` below it, a program that uses the harness in the folder
+/// itself.
 fn profile_folder() -> PathBuf {
-    let own = env::current_exe().expect("the path of the test's binary");
-    let folder = own.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "deps"));
-    folder.and_then(Path::parent).expect("a test's binary lies in target/PROFILE/deps").to_owned()
+    let own = env::current_exe().expect("the path of the binary that runs");
+    let own_folder = own.parent().expect("a binary lies in a folder");
+    let deps = own.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "deps"));
+    deps.and_then(Path::parent).unwrap_or(own_folder).to_owned()
 }
 
 fn build() {

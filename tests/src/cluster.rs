@@ -5,6 +5,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     fmt::Write as _,
     fs::{self, OpenOptions, Permissions},
     io,
@@ -53,6 +54,7 @@ pub struct ClusterBuilder<'a> {
     config: Configure<'a>,
     local: String,
     peer_address: PeerAddress<'a>,
+    launcher: Vec<OsString>,
 }
 
 type Configure<'a> = Box<dyn FnMut(&str, &mut String) + 'a>;
@@ -88,6 +90,14 @@ impl<'a> ClusterBuilder<'a> {
         self
     }
 
+    /// A program, with its first arguments, that is given the daemon's command line and becomes the daemon, such as one
+    /// that sets limits first.
+    #[must_use]
+    pub fn launcher(mut self, command: impl IntoIterator<Item = OsString>) -> Self {
+        self.launcher = command.into_iter().collect();
+        self
+    }
+
     /// Starts the daemons, and returns when each has answered a question.
     ///
     /// # Panics
@@ -105,7 +115,8 @@ impl<'a> ClusterBuilder<'a> {
             (self.config)(id, &mut extra);
             let peers = self.nodes.iter().zip(&addresses).filter(|(peer, _)| *peer != id);
             let peers = peers.map(|(peer, address)| (peer.as_str(), (self.peer_address)(id, peer, *address)));
-            let daemon = Daemon::prepare(&made, id, *udp, [&extra, &self.local], peers);
+            let mut daemon = Daemon::prepare(&made, id, *udp, [&extra, &self.local], peers);
+            daemon.launcher.clone_from(&self.launcher);
             made.daemons.push(daemon);
         }
         for daemon in &mut made.daemons {
@@ -127,6 +138,7 @@ impl Cluster {
             config: Box::new(|_, _| ()),
             local: String::new(),
             peer_address: Box::new(|_, _, address| address.to_string()),
+            launcher: Vec::new(),
         }
     }
 
@@ -223,6 +235,7 @@ pub struct Daemon {
     pub config: PathBuf,
     /// Its process; another one after [`Cluster::restart`].
     pub pid: u32,
+    launcher: Vec<OsString>,
     log: PathBuf,
     child: Mutex<Option<Child>>,
 }
@@ -242,13 +255,16 @@ impl Daemon {
         let (local, admin) = (folder.join("local.sock"), folder.join("admin.sock"));
         let config = folder.join("node.toml");
         fs::write(&config, configuration(udp, extra, &paths, &local, &admin, peers)).expect("the configuration");
-        Self { id, udp, local, admin, config, pid: 0, log: folder.join("log"), child: Mutex::default() }
+        let log = folder.join("log");
+        Self { id, udp, local, admin, config, pid: 0, launcher: Vec::new(), log, child: Mutex::default() }
     }
 
     fn spawn(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("the log");
         let out = log.try_clone().expect("the log once more");
-        let mut command = Command::new(binaries::node());
+        let mut words = self.launcher.iter().map(OsString::as_os_str).chain([binaries::node().as_os_str()]);
+        let mut command = Command::new(words.next().expect("the daemon's own path at least"));
+        command.args(words);
         command.arg("run").arg("--config").arg(&self.config);
         // What the shell of whoever runs the tests says of a node must not count for all of these.
         for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TRUNKLINE_")) {
@@ -401,7 +417,11 @@ fn configuration<'p>(
 }
 
 /// Addresses that nobody listens on, all on a loopback address that no other cluster uses.
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
+///
+/// # Panics
+/// When the system has none.
+#[must_use]
+pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
     static CLUSTERS: AtomicU8 = AtomicU8::new(0);
     let [_, _, high, low] = own_pid().to_be_bytes();
     let ip = Ipv4Addr::new(127, 1 + high % 254, low, 1 + CLUSTERS.fetch_add(1, Ordering::Relaxed) % 254);

@@ -3,12 +3,23 @@
 use std::collections::BTreeMap;
 
 use tokio::task::JoinSet;
-use trunkline::{Attachment, Error, Receiver, Sender};
+use trunkline::{Attachment, AttachmentBuilder, Error, Receiver, Sender};
 
-use crate::payload::{Digest, Payload};
+use crate::payload::{Digest, Payload, Random};
 
 /// The run of every job that the harness makes itself.
 pub const RUN: &str = "run-1";
+
+/// The least that a process may be given to receive into, in bytes.
+const RECEIVE_BUDGET_BYTES_MIN: u64 = 64 << 10;
+
+/// An attachment with the smallest budgets that the SDK allows, for messages of up to `message_bytes_max`.
+pub fn smallest_budgets(message_bytes_max: usize) -> AttachmentBuilder {
+    Attachment::builder()
+        .receive_budget_bytes(RECEIVE_BUDGET_BYTES_MIN)
+        .send_budget_bytes(1)
+        .message_bytes_max(message_bytes_max)
+}
 
 /// Sends everything and finishes; returns what was sent.
 ///
@@ -63,6 +74,74 @@ pub async fn exchange(job: &str, from: &Attachment, to: &Attachment, consumer: &
     let (sent, received) = tokio::join!(collect(sending), collect(receiving));
     assert_eq!(sent.len(), count);
     assert_eq!(sent, received, "{job}: what was sent to {address}, and what arrived");
+}
+
+/// An exchange in which every member sends to all of them, itself included, and receives from all.
+#[derive(Debug, Clone)]
+pub struct AllToAll {
+    /// The job of all members.
+    pub job: String,
+    /// The node of each member.
+    pub nodes: Vec<String>,
+    /// How many messages each sends to each.
+    pub messages: usize,
+    /// The longest of them, in bytes.
+    pub length_max: usize,
+    /// What the messages are drawn from.
+    pub seed: u64,
+}
+
+impl AllToAll {
+    /// The part of one member, `member` being its place among the nodes: it sends and receives at the same time, as the
+    /// manual of the SDK asks of such a program. Returns how many bytes came, when all of its streams have finished.
+    ///
+    /// # Errors
+    /// How a stream ended otherwise.
+    ///
+    /// # Panics
+    /// When a stream brings anything but what its producer was to send.
+    pub async fn take_part(&self, attachment: &Attachment, member: usize) -> Result<u64, Error> {
+        let job = attachment.job(self.job.as_str(), RUN)?;
+        let mut consumer = job.consumer(member_name(member))?.bind().await?;
+        let mut streams: JoinSet<Result<u64, Error>> = JoinSet::new();
+        for (to, node) in self.nodes.iter().enumerate() {
+            let producer = job.producer(member_name(member))?;
+            let address = format!("{}/{}@{node}", self.job, member_name(to));
+            let payload = self.payload(member, to);
+            streams.spawn(async move {
+                send_all(producer.open(address).await?, payload).await?;
+                Ok(0)
+            });
+        }
+        for _ in &self.nodes {
+            let mut receiver = consumer.accept().await?;
+            let producer = receiver.producer().name.to_string();
+            let from = (0..self.nodes.len()).find(|&from| member_name(from) == producer);
+            let mut expected = self.payload(from.unwrap_or_else(|| panic!("{producer} is no member")), member);
+            streams.spawn(async move {
+                let received = receive_all(&mut receiver).await?;
+                expected.by_ref().for_each(drop);
+                assert_eq!(received, expected.digest(), "from {producer} to {}", member_name(member));
+                Ok(received.bytes)
+            });
+        }
+        let mut bytes = 0;
+        while let Some(ended) = streams.join_next().await {
+            bytes += ended.expect("no task panics")?;
+        }
+        Ok(bytes)
+    }
+
+    /// What one member sends to another.
+    fn payload(&self, from: usize, to: usize) -> Payload {
+        let stream = from * self.nodes.len() + to;
+        let random = Random::new(self.seed, u64::try_from(stream).expect("it is below a u64"));
+        Payload::mixed(random, self.messages, self.length_max)
+    }
+}
+
+fn member_name(member: usize) -> String {
+    format!("member-{member}")
 }
 
 async fn collect(mut tasks: JoinSet<Result<(String, Digest), Error>>) -> BTreeMap<String, Digest> {

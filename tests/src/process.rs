@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::binaries;
 
-/// Starts the process in a role, `produce`, `consume` or `block`, with arguments `("name", value)` that become `name=value`.
+/// Starts the process in a role, `produce`, `consume`, `block` or `exchange`, with arguments `("name", value)` that become `name=value`.
 ///
 /// # Panics
 /// When it cannot be started.

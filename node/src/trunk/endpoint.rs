@@ -67,14 +67,23 @@ pub(crate) fn bind_hint(reason: &io::Error) -> &'static str {
 }
 
 /// Makes connection settings for each peer.
-pub(crate) struct Dials {
+pub struct Dials {
     identity: Identity,
     transport: Arc<TransportConfig>,
 }
 
+impl fmt::Debug for Dials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dials").field("node", self.identity.node_id()).finish_non_exhaustive()
+    }
+}
+
 impl Dials {
     /// Settings for a dial that takes nobody for `peer` but `peer`.
-    pub(crate) fn config(&self, peer: &NodeId) -> Result<ClientConfig, EndpointError> {
+    ///
+    /// # Errors
+    /// [`EndpointError::Quic`] when the identity's TLS does not suit QUIC.
+    pub fn config(&self, peer: &NodeId) -> Result<ClientConfig, EndpointError> {
         let tls = QuicClientConfig::try_from(self.identity.client_config(peer))
             .map_err(|error| EndpointError::Quic(error.to_string()))?;
         let mut config = ClientConfig::new(Arc::new(tls));
@@ -83,12 +92,18 @@ impl Dials {
     }
 }
 
-/// Binds the socket and sets QUIC up on it.
-pub(crate) fn bind(
-    listen: SocketAddr,
-    identity: &Identity,
-    config: &TrunkConfig,
-) -> Result<(Endpoint, Dials), EndpointError> {
+/// Binds the socket and sets QUIC up on it, as a node does for its trunks.
+///
+/// Public, so that what a node is measured against (`bench/`) runs with the very settings of the node: bare quinn with
+/// other ones would tell nothing. Streams of both directions are permitted as the configuration says, unidirectional
+/// ones not at all.
+///
+/// # Errors
+/// [`EndpointError`]: the address cannot be bound, or configuration and identity do not suit QUIC.
+///
+/// # Panics
+/// Outside of a tokio runtime with I/O enabled.
+pub fn bind(listen: SocketAddr, identity: &Identity, config: &TrunkConfig) -> Result<(Endpoint, Dials), EndpointError> {
     let quic = |error: &dyn fmt::Display| EndpointError::Quic(error.to_string());
     let transport = Arc::new(transport(config).map_err(|error| quic(&error))?);
 

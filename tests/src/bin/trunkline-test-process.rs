@@ -5,6 +5,7 @@
 //! `messages` of each or all, and waits for ever or, with `then=close`, closes the consumer and exits in the same moment.
 //! `block` binds a name, takes one stream and reads its first message; it opens a stream and sends `messages` of `bytes`
 //! each; then it blocks its only thread until it is given a line on its standard input, and finishes both streams.
+//! `exchange` is one `member` of an all-to-all exchange among those whose `nodes` are given, with the smallest budgets.
 //!
 //! Each step is a line on the standard output; an error of a stream is `error CODE OFFSET TEXT`.
 
@@ -16,7 +17,10 @@ use std::{
 
 use tokio::task::JoinSet;
 use trunkline::{Attachment, Bytes, Error, Receiver};
-use trunkline_tests::payload::Digest;
+use trunkline_tests::{
+    exchange::{AllToAll, smallest_budgets},
+    payload::Digest,
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -27,7 +31,8 @@ async fn main() -> ExitCode {
         "produce" => produce(&given).await,
         "consume" => consume(&given).await,
         "block" => block(&given).await,
-        _ => panic!("the role is produce, consume or block, not {role:?}"),
+        "exchange" => exchange(&given).await,
+        _ => panic!("the role is produce, consume, block or exchange, not {role:?}"),
     };
     if let Err(error) = done {
         let code = error.code().map_or_else(|| "-".to_owned(), |code| code.to_string());
@@ -144,5 +149,20 @@ async fn block(given: &Given) -> Result<(), Error> {
     println!("received {received:?}");
     sender.finish().await?;
     println!("finished");
+    attachment.close().await
+}
+
+async fn exchange(given: &Given) -> Result<(), Error> {
+    let number = |name| given.number(name).unwrap_or_else(|| panic!("{name}=… is missing"));
+    let all = AllToAll {
+        job: given.text("job").to_owned(),
+        nodes: given.text("nodes").split(',').map(str::to_owned).collect(),
+        messages: number("messages"),
+        length_max: number("bytes"),
+        seed: given.text("seed").parse().expect("the seed is a number"),
+    };
+    let attachment = smallest_budgets(all.length_max).connect(given.text("socket")).await?;
+    let bytes = all.take_part(&attachment, number("member")).await?;
+    println!("exchanged {bytes}");
     attachment.close().await
 }
