@@ -96,13 +96,13 @@ impl StallSummary {
     /// For people.
     fn sentence(&self) -> String {
         let sleepers = several(self.stalled_reducers as u64, "reducer");
-        let (streams, blocked) = (several(self.stalled_streams, "stream"), megabytes(self.stalled_bytes));
+        let (streams, blocked) = (several(self.stalled_streams, "stream"), short(self.stalled_bytes));
         format!(
             "{sleepers} of another job slept: {streams} blocked with {blocked}; {} MB/s beside them, {} MB/s before; \
              then {} read",
             self.beside_stalled_mb_per_s,
             self.alone_mb_per_s,
-            megabytes(self.stalled_job_bytes)
+            short(self.stalled_job_bytes)
         )
     }
 }
@@ -271,6 +271,11 @@ fn grouped(number: u64) -> String {
     text
 }
 
+/// `12.3 MB`, or `456 kB` where that would say little.
+fn short(bytes: u64) -> String {
+    if bytes < 1_000_000 { format!("{} kB", bytes / 1_000) } else { megabytes(bytes) }
+}
+
 /// `12.3 MB`, of 10^6 bytes.
 fn megabytes(bytes: u64) -> String {
     format!("{}.{} MB", grouped(bytes / 1_000_000), bytes / 100_000 % 10)
@@ -371,7 +376,7 @@ mod tests {
     #[test]
     fn a_stall_is_one_line_and_counts_as_sockets() {
         let text = Summary { stall: Some(STALL), ..summary() }.to_string();
-        let expected = "stall    1 reducer of another job slept: 3 streams blocked with 0.4 MB; 119.5 MB/s beside them, \
+        let expected = "stall    1 reducer of another job slept: 3 streams blocked with 400 kB; 119.5 MB/s beside them, \
                         120.0 MB/s before; then 2.0 MB read\n";
         assert!(text.contains(&expected.replace("120.0", "120")), "{text}");
         let nodes = ["node-1", "node-2"].map(str::to_owned).into();

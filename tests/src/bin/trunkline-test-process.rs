@@ -6,6 +6,8 @@
 //! `block` binds a name, takes one stream and reads its first message; it opens a stream and sends `messages` of `bytes`
 //! each; then it blocks its only thread until it is given a line on its standard input, and finishes both streams.
 //!
+//! `crowd-send` and `crowd-receive` are described in `trunkline_tests::crowd`.
+//!
 //! Each step is a line on the standard output; an error of a stream is `error CODE OFFSET TEXT`.
 
 use std::{
@@ -16,7 +18,10 @@ use std::{
 
 use tokio::task::JoinSet;
 use trunkline::{Attachment, Bytes, Error, Receiver};
-use trunkline_tests::payload::Digest;
+use trunkline_tests::{
+    crowd::{self, Crowd},
+    payload::{self, Digest},
+};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -27,7 +32,9 @@ async fn main() -> ExitCode {
         "produce" => produce(&given).await,
         "consume" => consume(&given).await,
         "block" => block(&given).await,
-        _ => panic!("the role is produce, consume or block, not {role:?}"),
+        "crowd-send" => crowd_send(&given).await,
+        "crowd-receive" => crowd_receive(&given).await,
+        _ => panic!("the role is produce, consume, block, crowd-send or crowd-receive, not {role:?}"),
     };
     if let Err(error) = done {
         let code = error.code().map_or_else(|| "-".to_owned(), |code| code.to_string());
@@ -145,4 +152,28 @@ async fn block(given: &Given) -> Result<(), Error> {
     sender.finish().await?;
     println!("finished");
     attachment.close().await
+}
+
+fn crowd(given: &Given) -> Crowd {
+    let number = |name| given.number(name).unwrap_or_default();
+    Crowd {
+        awake: number("awake"),
+        awake_messages: number("awake_messages"),
+        asleep: number("asleep"),
+        asleep_messages: number("asleep_messages"),
+        bytes: number("bytes"),
+        seed: payload::seed(),
+    }
+}
+
+async fn crowd_send(given: &Given) -> Result<(), Error> {
+    let attachment = Attachment::connect(given.text("socket")).await?;
+    let job = attachment.job(given.text("job"), given.text("run"))?;
+    crowd::send(attachment, &job, given.text("node"), crowd(given)).await
+}
+
+async fn crowd_receive(given: &Given) -> Result<(), Error> {
+    let attachment = Attachment::connect(given.text("socket")).await?;
+    let job = attachment.job(given.text("job"), given.text("run"))?;
+    crowd::receive(attachment, &job, crowd(given)).await
 }

@@ -21,7 +21,10 @@ use crate::{
 /// Does the part of mapper `worker`.
 pub(super) async fn run(mut shared: Shared, worker: Worker) -> Result<(), RoleError> {
     let Worker { job, index, .. } = worker;
-    let files = Plan::read_share(&shared.folder, index).map_err(RoleError::launcher("cannot read the share"))?;
+    let mut files = Plan::read_share(&shared.folder, index).map_err(RoleError::launcher("cannot read the share"))?;
+    if shared.plan.stall > 0 {
+        files = halves(files);
+    }
     let producer = shared.job(worker)?.producer(Plan::mapper(index))?;
     let mut senders = Vec::new();
     for reducer in 0..shared.plan.width() {
@@ -86,6 +89,12 @@ async fn send_all(files: &[PathBuf], senders: &mut [Sender], shared: &mut Shared
     Ok(())
 }
 
+/// Every other file first: a share is sorted by size, and the rates of its two halves are to be compared.
+fn halves(files: Vec<PathBuf>) -> Vec<PathBuf> {
+    let (first, second): (Vec<_>, Vec<_>) = files.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
+    first.into_iter().chain(second).map(|(_, path)| path).collect()
+}
+
 /// The bytes of all files. What is wrong with one is found when it is opened.
 fn size(files: &[PathBuf]) -> u64 {
     files.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum()
@@ -114,4 +123,16 @@ pub(super) fn fill(file: &mut File, chunk: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_halves_have_large_files_and_small_ones() {
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(halves(paths(&["5", "4", "3", "2", "1"])), paths(&["5", "3", "1", "4", "2"]));
+        assert!(halves(Vec::new()).is_empty());
+    }
 }
