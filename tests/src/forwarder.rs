@@ -123,6 +123,9 @@ struct State {
     dark: bool,
     swallow: usize,
     lose_percent: usize,
+    bytes_per_s: Option<u64>,
+    /// When the last datagram will have left a line of that rate.
+    line_free_at: Option<Instant>,
     random: Option<Random>,
     delay: Duration,
     gate: Option<Vec<Vec<u8>>>,
@@ -181,6 +184,11 @@ impl Direction {
         lock(&self.state).delay = delay;
     }
 
+    /// Delivers no more than so many bytes in a second, in order, as a slow line does: what comes faster waits.
+    pub fn limit_rate(&self, bytes_per_s: u64) {
+        lock(&self.state).bytes_per_s = Some(bytes_per_s);
+    }
+
     /// Keeps everything until [`Direction::release`].
     pub fn hold(&self) {
         lock(&self.state).gate = Some(Vec::new());
@@ -228,12 +236,11 @@ impl Direction {
     }
 
     fn pass(&self, datagram: Vec<u8>) {
-        let delay = lock(&self.state).delay;
-        if delay.is_zero() {
-            self.send(&datagram);
-        } else {
+        let due = lock(&self.state).due(datagram.len());
+        match due {
+            None => self.send(&datagram),
             // A full queue drops, as a network does.
-            let _ = self.delayed.try_send((Instant::now() + delay, datagram));
+            Some(due) => drop(self.delayed.try_send((due, datagram))),
         }
     }
 
@@ -254,6 +261,21 @@ async fn deliver_late(direction: Arc<Direction>, mut late: mpsc::Receiver<(Insta
 }
 
 impl State {
+    /// When a datagram of this length, which is here now, is to be delivered; at once if `None`.
+    fn due(&mut self, length: usize) -> Option<Instant> {
+        if self.delay.is_zero() && self.bytes_per_s.is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        let mut leaves = now;
+        if let Some(rate) = self.bytes_per_s {
+            let begins = self.line_free_at.map_or(now, |free| free.max(now));
+            leaves = begins + Duration::from_nanos(length as u64 * 1_000_000_000 / rate);
+            self.line_free_at = Some(leaves);
+        }
+        Some(leaves + self.delay)
+    }
+
     fn passes(&mut self) -> bool {
         if self.swallow > 0 {
             self.swallow -= 1;
@@ -359,6 +381,14 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_slow_line_sends_one_datagram_after_another() {
+        let mut state = State { bytes_per_s: Some(1_000), ..State::default() };
+        let (first, second) = (state.due(500).unwrap(), state.due(250).unwrap());
+        assert_eq!(second - first, Duration::from_millis(250));
+        assert!(State::default().due(500).is_none());
+    }
 
     #[test]
     fn coalesced_packets_are_told_apart() {

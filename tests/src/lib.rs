@@ -9,6 +9,7 @@
 //! | [`cluster`] | daemons of one cluster, each a child process |
 //! | [`forwarder`] | a network between them that can be watched and broken |
 //! | [`process`] | a user's process, to be killed |
+//! | [`crowd`] | many streams between two such processes, some of which nobody reads |
 //! | [`exchange`] | whole streams, compared at both ends |
 //! | [`sockets`] | which sockets a process has open and how much memory it has, as the kernel says |
 //! | [`stranger`] | peers that are no daemons and do what a test says |
@@ -16,6 +17,7 @@
 
 pub mod binaries;
 pub mod cluster;
+pub mod crowd;
 pub mod exchange;
 pub mod forwarder;
 pub mod payload;

@@ -15,7 +15,8 @@ use tokio::{
 
 use crate::binaries;
 
-/// Starts the process in a role, `produce`, `consume`, `block` or `exchange`, with arguments `("name", value)` that become `name=value`.
+/// Starts the process in a role, `produce`, `consume`, `block`, `exchange`, `crowd-send` or `crowd-receive`, with arguments
+/// `("name", value)` that become `name=value`.
 ///
 /// # Panics
 /// When it cannot be started.
@@ -91,7 +92,15 @@ impl Process {
     /// # Panics
     /// When it has ended.
     pub async fn go_on(&mut self) {
-        self.input.write_all(b"\n").await.expect("the process reads its input");
+        self.tell("").await;
+    }
+
+    /// Writes a word, and a line feed, to its standard input.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub async fn tell(&mut self, word: &str) {
+        self.input.write_all(format!("{word}\n").as_bytes()).await.expect("the process reads its input");
     }
 
     /// Waits until it has ended by itself.

@@ -107,6 +107,13 @@ pub(crate) struct Options {
     /// Counts to run at once, each with mappers, reducers and streams of its own.
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) jobs: u32,
+    /// Let N reducers of one more job sleep while the words are counted, and see that nobody else is slowed.
+    ///
+    /// That job runs on the same nodes and trunks, with a mapper on each node. Half of the files are counted first. Then its
+    /// mappers send until each of their streams is blocked, and the other half is counted beside them, with both rates
+    /// told. In the end the reducers wake up and read everything, and what they counted is checked too.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) stall: Option<u32>,
     /// Start no daemons: each node is embedded in one process, with all its mappers and reducers.
     ///
     /// These attach to the node without a socket between, and only nodes have connections to each other.
@@ -129,14 +136,19 @@ pub(crate) struct Options {
 impl Options {
     /// What the bounds of single options do not catch.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let Self { per_node, jobs, embedded, .. } = *self;
+        let Self { nodes, per_node, jobs, stall, embedded, .. } = *self;
+        let stall = stall.unwrap_or(0);
+        let sleeping = stall.div_ceil(nodes);
         let (each, what, most) = if embedded {
-            (per_node * jobs, "reducers in the process of a node", CONSUMERS_PER_PROCESS_MAX)
+            (per_node * jobs + sleeping, "reducers in the process of a node", CONSUMERS_PER_PROCESS_MAX)
         } else {
-            (2 * per_node * jobs, "processes a node", PROCESSES_PER_NODE_MAX)
+            let stalled = if stall > 0 { 1 + sleeping } else { 0 };
+            (2 * per_node * jobs + stalled, "processes a node", PROCESSES_PER_NODE_MAX)
         };
         if each > most {
-            return Err(format!("--per-node {per_node} and --jobs {jobs} make {each} {what}, more than {most}"));
+            let stalled = if stall > 0 { format!(" and --stall {stall}") } else { String::new() };
+            let options = format!("--per-node {per_node} and --jobs {jobs}{stalled}");
+            return Err(format!("{options} make {each} {what}, more than {most}"));
         }
         Ok(())
     }
@@ -164,6 +176,19 @@ mod tests {
     fn more_processes_than_a_node_takes_are_refused() {
         let cli = Cli::parse_from(["wordcount", "--per-node", "256", "--jobs", "2"]);
         assert!(cli.options.check().unwrap_err().contains("1024 processes a node"));
+    }
+
+    #[test]
+    fn reducers_that_sleep_need_processes_too() {
+        let check = |stall: &[&str]| {
+            let command = [&["wordcount", "--nodes", "2", "--per-node", "170", "--jobs", "3"], stall].concat();
+            Cli::parse_from(command).options.check()
+        };
+        check(&[]).unwrap();
+        check(&["--stall", "4"]).unwrap();
+        let refused = check(&["--stall", "5"]).unwrap_err();
+        assert_eq!(refused, "--per-node 170 and --jobs 3 and --stall 5 make 1024 processes a node, more than 1023");
+        assert!(Cli::try_parse_from(["wordcount", "--stall", "0"]).is_err());
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::{corpus, plan::Plan};
+use crate::{
+    corpus,
+    plan::{Part, Plan},
+};
 
 /// How many times each word was seen.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -98,30 +101,61 @@ impl Counts {
                 return Err(CountError::Stopped);
             }
             let bytes = fs::read(path).map_err(|source| CountError::Unreadable { path: path.clone(), source })?;
-            let bytes = bytes.to_ascii_lowercase();
-            for word in bytes.split(|&byte| !byte.is_ascii_alphanumeric() && byte != b'_') {
-                if !word.is_empty() {
-                    counts.add(word, 1);
-                }
-            }
+            counts.add_words_of(&bytes);
             read(bytes.len() as u64);
         }
         Ok(counts)
     }
 
-    /// What the reducers of job number `job` wrote.
+    /// The plain loop over the first `bytes` of one file.
+    pub(crate) fn of_beginning(file: &corpus::File, bytes: u64) -> Result<Self, CountError> {
+        let mut counts = Self::default();
+        let text = fs::read(&file.path).map_err(|source| CountError::Unreadable { path: file.path.clone(), source })?;
+        let length = usize::try_from(bytes).unwrap_or(usize::MAX).min(text.len());
+        counts.add_words_of(&text[..length]);
+        Ok(counts)
+    }
+
+    /// Counts every word of `text`, plainly.
+    fn add_words_of(&mut self, text: &[u8]) {
+        let text = text.to_ascii_lowercase();
+        for word in text.split(|&byte| !byte.is_ascii_alphanumeric() && byte != b'_') {
+            if !word.is_empty() {
+                self.add(word, 1);
+            }
+        }
+    }
+
+    /// Adds every count of `other`, `times` over.
+    pub(crate) fn add_all(&mut self, other: &Self, times: u64) {
+        if times > 0 {
+            other.0.iter().for_each(|(word, count)| self.add(word, count * times));
+        }
+    }
+
+    /// What the reducers of counted job number `job` wrote.
     pub(crate) fn of_job(plan: &Plan, folder: &Path, job: usize) -> Result<Self, CountError> {
         let mut counts = Self::default();
-        for reducer in 0..plan.width() {
-            let path = plan.counts_path(folder, job, reducer);
-            let lines = fs::read(&path).map_err(|source| CountError::Unreadable { path: path.clone(), source })?;
-            for (at, line) in lines.split_inclusive(|&byte| byte == b'\n').enumerate() {
-                let (word, count) =
-                    parse(line).ok_or_else(|| CountError::Malformed { path: path.clone(), line: at + 1 })?;
-                if counts.0.insert(word.into(), count).is_some() {
-                    return Err(CountError::Twice { job: plan.job(job), word: text(word) });
+        for reducer in 0..plan.workers_of(job, Part::Reduce) {
+            for (word, count) in Self::of_reducer(plan, folder, job, reducer)?.0 {
+                if counts.0.contains_key(&word) {
+                    return Err(CountError::Twice { job: plan.job(job), word: text(&word) });
                 }
+                counts.0.insert(word, count);
             }
+        }
+        Ok(counts)
+    }
+
+    /// What one reducer wrote.
+    pub(crate) fn of_reducer(plan: &Plan, folder: &Path, job: usize, reducer: usize) -> Result<Self, CountError> {
+        let mut counts = Self::default();
+        let path = plan.counts_path(folder, job, reducer);
+        let lines = fs::read(&path).map_err(|source| CountError::Unreadable { path: path.clone(), source })?;
+        for (at, line) in lines.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            let (word, count) =
+                parse(line).ok_or_else(|| CountError::Malformed { path: path.clone(), line: at + 1 })?;
+            counts.add(word, count);
         }
         Ok(counts)
     }
@@ -176,7 +210,8 @@ mod tests {
     }
 
     fn plan(run: &str) -> Plan {
-        Plan { run: run.to_owned(), nodes: vec!["node-1".to_owned()], per_node: 2, jobs: 1, embedded: false }
+        let nodes = vec!["node-1".to_owned()];
+        Plan { run: run.to_owned(), nodes, per_node: 2, jobs: 1, stall: 0, embedded: false }
     }
 
     #[test]
@@ -193,9 +228,23 @@ mod tests {
     }
 
     #[test]
+    fn a_word_that_the_end_of_a_beginning_cuts_ends_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = corpus::File { path: folder.path().join("text"), bytes: 11 };
+        fs::write(&file.path, "One one two").unwrap();
+        let beginning = |bytes| Counts::of_beginning(&file, bytes).unwrap();
+        assert_eq!(beginning(9), counts(&[("one", 2), ("t", 1)]));
+        assert_eq!(beginning(u64::MAX), counts(&[("one", 2), ("two", 1)]));
+        let mut all = beginning(3);
+        all.add_all(&beginning(11), 5);
+        all.add_all(&beginning(9), 0);
+        assert_eq!(all, counts(&[("one", 11), ("two", 5)]));
+    }
+
+    #[test]
     fn what_reducers_write_is_read_as_one_count() {
         let (folder, plan) = (tempfile::tempdir().unwrap(), plan("r"));
-        plan.write(folder.path(), &[]).unwrap();
+        plan.write(folder.path(), &[], &[]).unwrap();
         counts(&[("a", 3), ("b", 1)]).write(&plan.counts_path(folder.path(), 0, 0)).unwrap();
         let second = plan.counts_path(folder.path(), 0, 1);
         counts(&[("c", 2)]).write(&second).unwrap();

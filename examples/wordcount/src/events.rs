@@ -10,6 +10,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::{Part, Plan, Worker};
+
 /// Progress is told this often at most: thousands of lines a second would only be read, never seen.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 
@@ -21,10 +23,52 @@ pub(crate) enum Event {
     Ready,
     /// Every stream of every mapper is open, and they wait for the word to begin.
     Opened,
-    /// How far the mappers are.
+    /// Every counting mapper has sent the first half of its files and waits for the word to send the rest. It is told
+    /// only where a job stalls.
+    Halfway,
+    /// Every worker that counts has done its part; those of the stalled job may not have.
+    Counted,
+    /// How far the counting mappers are.
     Mapped(Mapped),
-    /// How far the reducers are.
-    Reduced(Reduced),
+    /// How far the reducers of one job are.
+    Reduced {
+        /// The job's number.
+        job: usize,
+        /// Of all of its reducers in the process.
+        #[serde(flatten)]
+        now: Reduced,
+    },
+    /// How the senders to reducers that sleep are.
+    Filled(Filled),
+    /// A stream to a reducer that slept is finished.
+    Sent(Sent),
+}
+
+/// What a stream of the stalled job carried: the corpus so many times, then so many files of it, then so many bytes of the
+/// next one.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    /// The reducer's number.
+    pub(crate) reducer: usize,
+    /// How many times the whole corpus.
+    pub(crate) rounds: u64,
+    /// How many whole files after that.
+    pub(crate) files: usize,
+    /// How many bytes of the file after these. A word that is cut there ends there.
+    pub(crate) bytes: u64,
+}
+
+/// How the streams of the stalled job are, seen from their senders.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Filled {
+    /// Streams that have more to send and whose credit is used up.
+    pub(crate) blocked: u64,
+    /// Streams that have nothing to send, for there is no word.
+    pub(crate) wordless: u64,
+    /// Messages sent.
+    pub(crate) messages: u64,
+    /// Bytes of their payload.
+    pub(crate) stream_bytes: u64,
 }
 
 /// How far mappers are.
@@ -69,6 +113,7 @@ macro_rules! counters {
 
 counters!(Mapped { files, bytes, messages, stream_bytes });
 counters!(Reduced { words, messages, stream_bytes });
+counters!(Filled { blocked, wordless, messages, stream_bytes });
 
 /// Counters of many processes, and their sum.
 #[derive(Debug)]
@@ -101,10 +146,19 @@ impl<T: Copy + Default + AddAssign + SubAssign> Sum<T> {
 pub(crate) struct Teller(Arc<Mutex<Totals>>);
 
 impl Teller {
-    /// Of a process with so many mappers, which writes to `out`. Nothing is told yet.
-    pub(crate) fn new(mappers: usize, out: impl Write + Send + 'static) -> Self {
-        let (mapped, reduced) = (Counter::new(), Counter::new());
-        Self(Arc::new(Mutex::new(Totals { unopened: mappers, mapped, reduced, out: Box::new(out) })))
+    /// Of a process with these workers of `plan`, which writes to `out`. Nothing is told yet.
+    pub(crate) fn new(plan: &Plan, workers: &[Worker], out: impl Write + Send + 'static) -> Self {
+        let counting = |worker: &&Worker| !plan.is_stalled(worker.job);
+        let mappers = || workers.iter().filter(|worker| worker.part == Part::Map);
+        Self(Arc::new(Mutex::new(Totals {
+            unopened: mappers().count(),
+            before_half: mappers().filter(counting).count(),
+            uncounted: workers.iter().filter(counting).count(),
+            mapped: Counter::new(),
+            reduced: plan.all_jobs().map(|_| Counter::new()).collect(),
+            filled: Counter::new(),
+            out: Box::new(out),
+        })))
     }
 
     /// A process with an embedded node: it listens.
@@ -119,6 +173,29 @@ impl Teller {
         if totals.unopened == 0 { totals.write(Event::Opened) } else { Ok(()) }
     }
 
+    /// A counting mapper has sent the first half of its files. The last one of the process tells it, after all that they
+    /// have done.
+    pub(crate) fn halfway(&self) -> io::Result<()> {
+        let mut totals = self.totals();
+        totals.before_half = totals.before_half.saturating_sub(1);
+        if totals.before_half > 0 {
+            return Ok(());
+        }
+        totals.tell_rest()?;
+        totals.write(Event::Halfway)
+    }
+
+    /// A worker that counts has done its part. The last one of the process tells it, after all that they have done.
+    pub(crate) fn counted(&self) -> io::Result<()> {
+        let mut totals = self.totals();
+        totals.uncounted = totals.uncounted.saturating_sub(1);
+        if totals.uncounted > 0 {
+            return Ok(());
+        }
+        totals.tell_rest()?;
+        totals.write(Event::Counted)
+    }
+
     /// A mapper has done so much more. It is told unless something of mappers was told a moment ago.
     pub(crate) fn mapped(&self, more: Mapped) -> io::Result<()> {
         let mut totals = self.totals();
@@ -126,20 +203,32 @@ impl Teller {
         if totals.mapped.is_due() { totals.tell_mapped() } else { Ok(()) }
     }
 
-    /// A reducer has done so much more. It is told unless something of reducers was told a moment ago.
-    pub(crate) fn reduced(&self, more: Reduced) -> io::Result<()> {
+    /// A reducer of a job has done so much more. It is told unless something of that job's was told a moment ago.
+    pub(crate) fn reduced(&self, job: usize, more: Reduced) -> io::Result<()> {
         let mut totals = self.totals();
-        totals.reduced.add(more);
-        if totals.reduced.is_due() { totals.tell_reduced() } else { Ok(()) }
+        totals.reduced[job].add(more);
+        if totals.reduced[job].is_due() { totals.tell_reduced(job) } else { Ok(()) }
+    }
+
+    /// A sender to a reducer that sleeps changes what it is. That it is blocked, or no longer, is told at once.
+    pub(crate) fn filled(&self, change: impl FnOnce(&mut Filled)) -> io::Result<()> {
+        let mut totals = self.totals();
+        let before = totals.filled.total;
+        change(&mut totals.filled.total);
+        totals.filled.untold = true;
+        let now = totals.filled.total;
+        let changed = (before.blocked, before.wordless) != (now.blocked, now.wordless);
+        if changed || totals.filled.is_due() { totals.tell_filled() } else { Ok(()) }
+    }
+
+    /// A stream to a reducer that slept is finished.
+    pub(crate) fn sent(&self, sent: Sent) -> io::Result<()> {
+        self.totals().write(Event::Sent(sent))
     }
 
     /// Tells what is not told yet.
     pub(crate) fn tell_rest(&self) -> io::Result<()> {
-        let mut totals = self.totals();
-        if totals.mapped.untold {
-            totals.tell_mapped()?;
-        }
-        if totals.reduced.untold { totals.tell_reduced() } else { Ok(()) }
+        self.totals().tell_rest()
     }
 
     fn totals(&self) -> MutexGuard<'_, Totals> {
@@ -150,8 +239,12 @@ impl Teller {
 /// What the workers of a process have done, and what of it is told.
 struct Totals {
     unopened: usize,
+    before_half: usize,
+    uncounted: usize,
     mapped: Counter<Mapped>,
-    reduced: Counter<Reduced>,
+    /// Of each job.
+    reduced: Vec<Counter<Reduced>>,
+    filled: Counter<Filled>,
     out: Box<dyn Write + Send>,
 }
 
@@ -161,9 +254,26 @@ impl Totals {
         self.write(event)
     }
 
-    fn tell_reduced(&mut self) -> io::Result<()> {
-        let event = Event::Reduced(self.reduced.take());
+    fn tell_reduced(&mut self, job: usize) -> io::Result<()> {
+        let event = Event::Reduced { job, now: self.reduced[job].take() };
         self.write(event)
+    }
+
+    fn tell_filled(&mut self) -> io::Result<()> {
+        let event = Event::Filled(self.filled.take());
+        self.write(event)
+    }
+
+    fn tell_rest(&mut self) -> io::Result<()> {
+        if self.mapped.untold {
+            self.tell_mapped()?;
+        }
+        for job in 0..self.reduced.len() {
+            if self.reduced[job].untold {
+                self.tell_reduced(job)?;
+            }
+        }
+        if self.filled.untold { self.tell_filled() } else { Ok(()) }
     }
 
     fn write(&mut self, event: Event) -> io::Result<()> {
@@ -176,11 +286,14 @@ impl Totals {
 
 impl fmt::Debug for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { unopened, mapped, reduced, out: _ } = self;
+        let Self { unopened, before_half, uncounted, mapped, reduced, filled, out: _ } = self;
         f.debug_struct("Totals")
             .field("unopened", unopened)
+            .field("before_half", before_half)
+            .field("uncounted", uncounted)
             .field("mapped", mapped)
             .field("reduced", reduced)
+            .field("filled", filled)
             .finish_non_exhaustive()
     }
 }
@@ -232,6 +345,19 @@ mod tests {
         }
     }
 
+    /// A node's process: two counting mappers and reducers, and a mapper and a reducer of the stalled job.
+    fn teller(page: &Page) -> Teller {
+        let plan = Plan {
+            run: "r".to_owned(),
+            nodes: vec!["node-1".to_owned()],
+            per_node: 2,
+            jobs: 1,
+            stall: 1,
+            embedded: true,
+        };
+        Teller::new(&plan, &plan.workers_on(0).collect::<Vec<_>>(), page.clone())
+    }
+
     impl Page {
         fn events(&self) -> Vec<Event> {
             let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
@@ -244,6 +370,10 @@ mod tests {
         let event = Event::Mapped(Mapped { files: 1, bytes: 2, messages: 3, stream_bytes: 4 });
         let line = serde_json::to_string(&event).unwrap();
         assert_eq!(line, r#"{"event":"mapped","files":1,"bytes":2,"messages":3,"stream_bytes":4}"#);
+        assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+        let event = Event::Reduced { job: 2, now: Reduced { words: 1, messages: 2, stream_bytes: 3 } };
+        let line = serde_json::to_string(&event).unwrap();
+        assert_eq!(line, r#"{"event":"reduced","job":2,"words":1,"messages":2,"stream_bytes":3}"#);
         assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
     }
 
@@ -260,27 +390,57 @@ mod tests {
     #[test]
     fn streams_are_open_when_the_last_mapper_of_the_process_says_so() {
         let page = Page::default();
-        let teller = Teller::new(2, page.clone());
+        let teller = teller(&page);
         let of_another = teller.clone();
         teller.opened().unwrap();
+        of_another.opened().unwrap();
         assert_eq!(page.events(), []);
         of_another.opened().unwrap();
         assert_eq!(page.events(), [Event::Opened]);
     }
 
     #[test]
+    fn the_half_and_the_end_are_told_when_all_that_count_are_there_and_after_what_they_did() {
+        let page = Page::default();
+        let teller = teller(&page);
+        let mapped = Mapped { files: 1, ..Mapped::default() };
+        teller.mapped(mapped).unwrap();
+        teller.halfway().unwrap();
+        teller.halfway().unwrap();
+        assert_eq!(page.events(), [Event::Mapped(mapped), Event::Halfway]);
+        let now = Reduced { words: 3, ..Reduced::default() };
+        teller.reduced(0, now).unwrap();
+        (0..3).for_each(|_| teller.counted().unwrap());
+        assert_eq!(page.events().len(), 2);
+        teller.counted().unwrap();
+        assert_eq!(page.events()[2..], [Event::Reduced { job: 0, now }, Event::Counted]);
+    }
+
+    #[test]
+    fn that_a_stream_is_blocked_is_told_at_once() {
+        let page = Page::default();
+        let teller = teller(&page);
+        teller.filled(|filled| filled.stream_bytes += 9).unwrap();
+        teller.filled(|filled| filled.blocked += 1).unwrap();
+        let blocked = Filled { blocked: 1, stream_bytes: 9, ..Filled::default() };
+        assert_eq!(page.events(), [Event::Filled(blocked)]);
+        teller.filled(|filled| filled.blocked -= 1).unwrap();
+        assert_eq!(page.events()[1], Event::Filled(Filled { blocked: 0, ..blocked }));
+    }
+
+    #[test]
     fn what_the_workers_of_a_process_did_is_told_as_one_sum_in_the_end() {
         let page = Page::default();
-        let teller = Teller::new(2, page.clone());
+        let teller = teller(&page);
         let mapped = |files| Mapped { files, bytes: 10 * files, messages: 1, stream_bytes: files };
         let of_another = teller.clone();
         teller.mapped(mapped(2)).unwrap();
         of_another.mapped(mapped(3)).unwrap();
-        teller.reduced(Reduced { words: 7, ..Reduced::default() }).unwrap();
+        teller.reduced(1, Reduced { words: 7, ..Reduced::default() }).unwrap();
         teller.tell_rest().unwrap();
         let events = page.events();
         let all_mapped = Event::Mapped(Mapped { files: 5, bytes: 50, messages: 2, stream_bytes: 5 });
-        let all_reduced = Event::Reduced(Reduced { words: 7, ..Reduced::default() });
+        let all_reduced = Event::Reduced { job: 1, now: Reduced { words: 7, ..Reduced::default() } };
         assert!(events.contains(&all_mapped) && events.contains(&all_reduced), "{events:?}");
         teller.tell_rest().unwrap();
         assert_eq!(page.events(), events, "nothing is told twice");

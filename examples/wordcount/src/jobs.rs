@@ -11,8 +11,9 @@ use crate::{
     casualty::Casualty,
     children::{Children, Ended, Happening, Kind, Slot},
     cluster::Node,
-    events::{Event, Mapped, Reduced, Sum},
+    events::{Event, Filled, Mapped, Reduced, Sent},
     guard::Guard,
+    live::Live,
     observe::{self, NodeView, ObserveError},
     plan::{Part, Plan},
     progress::Progress,
@@ -31,16 +32,45 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// What the jobs came to.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// By all mappers.
+    /// By all counting mappers.
     pub(crate) mapped: Mapped,
-    /// By all reducers.
+    /// By the reducers of all counted jobs.
     pub(crate) reduced: Reduced,
     /// From the start of the first mapper or reducer until all streams were open.
     pub(crate) opening: Duration,
-    /// From the word to begin until the last process of a reducer was gone.
+    /// From the word to begin until the last process of a reducer was gone. Where a job stalled: the two parts of
+    /// [`Stalled`] together.
     pub(crate) counting: Duration,
+    /// The job that stalled, if there was one.
+    pub(crate) stalled: Option<Stalled>,
     /// Each node as it was seen.
     pub(crate) nodes: Vec<NodeView>,
+}
+
+/// What the stalled job came to, and the others beside it.
+#[derive(Debug, Clone)]
+pub(crate) struct Stalled {
+    /// The first half: until all that was sent of it was counted.
+    pub(crate) alone: Half,
+    /// The other half: until the last counting reducer had done its part.
+    pub(crate) beside: Half,
+    /// The job's streams when the others had done their part.
+    pub(crate) then: Filled,
+    /// What its mappers sent in all.
+    pub(crate) filled: Filled,
+    /// What its reducers counted in all, after they woke up.
+    pub(crate) reduced: Reduced,
+    /// What each of its streams carried.
+    pub(crate) sent: Vec<Sent>,
+}
+
+/// A part of a count.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Half {
+    /// Payload that reducers counted.
+    pub(crate) stream_bytes: u64,
+    /// How long that took.
+    pub(crate) time: Duration,
 }
 
 /// Why the jobs did not end well.
@@ -98,17 +128,51 @@ impl Stage<'_> {
         self.wait_until_open(children).await?;
         let opening = start.elapsed();
         let mut nodes = observe::look(self.nodes, self.folder).await?;
+        let mut live = Live::new(self.plan);
         let start = Instant::now();
         children.say(Word::Begin);
-        let (mapped, reduced) = self.wait_until_done(children, &mut nodes).await?;
-        Ok(Tally { mapped, reduced, opening, counting: start.elapsed(), nodes })
+        let mut stalled = None;
+        if self.plan.stall > 0 {
+            stalled = Some(self.count_beside_a_stall(children, &mut live, &mut nodes).await?);
+        }
+        self.wait_until(|live| live.left() == 0, children, &mut live, &mut nodes).await?;
+        let counting = stalled.as_ref().map_or(start.elapsed(), |stalled| stalled.alone.time + stalled.beside.time);
+        self.look_again(&mut nodes, live.gone())?;
+        if let Some(stalled) = &mut stalled {
+            (stalled.filled, stalled.reduced) = (live.filled(), live.stalled());
+            stalled.sent = live.sent().to_vec();
+        }
+        Ok(Tally { mapped: live.mapped(), reduced: live.reduced(), opening, counting, stalled, nodes })
+    }
+
+    /// Counts one half alone and the other beside streams that are blocked, and then has those who sleep wake up. The
+    /// mappers have been told to begin.
+    async fn count_beside_a_stall(
+        &self,
+        children: &mut Children,
+        live: &mut Live<'_>,
+        nodes: &mut [NodeView],
+    ) -> Result<Stalled, JobError> {
+        let start = Instant::now();
+        self.wait_until(Live::half_is_counted, children, live, nodes).await?;
+        let alone = Half { stream_bytes: live.reduced().stream_bytes, time: start.elapsed() };
+        children.say(Word::Fill);
+        self.wait_until(Live::is_filled, children, live, nodes).await?;
+        let start = Instant::now();
+        children.say(Word::Rest);
+        self.wait_until(Live::is_counted, children, live, nodes).await?;
+        let stream_bytes = live.reduced().stream_bytes - alone.stream_bytes;
+        let beside = Half { stream_bytes, time: start.elapsed() };
+        let (then, reduced) = (live.filled(), live.stalled());
+        children.say(Word::Wake);
+        Ok(Stalled { alone, beside, then, filled: then, reduced, sent: Vec::new() })
     }
 
     /// Starts all mappers, or all reducers, of all jobs.
     fn start(&self, part: Part, children: &mut Children, guard: &mut Guard) -> Result<(), JobError> {
         for (index, worker) in self.plan.workers(part).enumerate() {
             let name = self.plan.name(worker);
-            let label = format!("the {part} process {name} on {}", self.plan.nodes[self.plan.node_of(worker.index)]);
+            let label = format!("the {part} process {name} on {}", self.plan.nodes[self.plan.node_of(worker)]);
             let mut command = Command::new(self.program);
             command.args([&part.to_string(), "--job", &worker.job.to_string(), "--index", &worker.index.to_string()]);
             command.arg("--plan").arg(self.folder);
@@ -120,13 +184,8 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// How many processes have mappers, and how many have reducers.
-    fn processes_of_a_part(&self) -> usize {
-        if self.plan.embedded { self.nodes.len() } else { self.plan.jobs * self.plan.width() }
-    }
-
     async fn wait_until_open(&self, children: &mut Children) -> Result<(), JobError> {
-        let all = self.processes_of_a_part();
+        let all = if self.plan.embedded { self.nodes.len() } else { self.plan.workers(Part::Map).count() };
         let mut open = 0;
         while open < all {
             match time::timeout(STALL_TIMEOUT, children.next()).await {
@@ -140,49 +199,42 @@ impl Stage<'_> {
         Ok(())
     }
 
-    async fn wait_until_done(
+    /// Hears what processes tell until it has come to where `done` says so, and counts the nodes' sockets meanwhile.
+    async fn wait_until<'l>(
         &self,
+        done: impl Fn(&Live<'l>) -> bool,
         children: &mut Children,
+        live: &mut Live<'l>,
         nodes: &mut [NodeView],
-    ) -> Result<(Mapped, Reduced), JobError> {
-        let processes = self.processes_of_a_part();
-        let mut left = if self.plan.embedded { processes } else { 2 * processes };
-        let (mut mapped, mut reduced) = (Sum::<Mapped>::new(processes), Sum::<Reduced>::new(processes));
-        // Nodes that went with the process that they were embedded in.
-        let mut gone = BTreeSet::new();
-        let mut looks = time::interval(LOOK_PAUSE);
+    ) -> Result<(), JobError> {
+        let mut looks = time::interval_at(Instant::now() + LOOK_PAUSE, LOOK_PAUSE);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_sign = Instant::now();
-        while left > 0 {
+        while !done(live) {
             tokio::select! {
                 happening = children.next() => {
                     last_sign = Instant::now();
                     match happening {
-                        Some(Happening::Told(slot, Event::Mapped(now))) => mapped.set(slot.index, now),
-                        Some(Happening::Told(slot, Event::Reduced(now))) => reduced.set(slot.index, now),
-                        Some(Happening::Told(_, Event::Ready | Event::Opened)) => {}
+                        Some(Happening::Told(slot, event)) => live.hear(slot, event),
                         Some(Happening::Ended(ended)) if ended.well() && ended.slot.kind != Kind::Daemon => {
-                            left -= 1;
-                            if ended.slot.kind == Kind::Node {
-                                gone.insert(ended.slot.index);
-                            }
+                            live.ended(ended.slot);
                         }
                         Some(Happening::Ended(ended)) => return Err(died(ended, children).await),
-                        None => return Err(JobError::Stalled { left }),
+                        None => return Err(JobError::Stalled { left: live.left() }),
                     }
-                    self.progress.jobs(&mapped.total(), &reduced.total());
+                    self.progress.jobs(&live.mapped(), &live.reduced());
                 }
-                _ = looks.tick() => {
+                now = looks.tick() => {
                     if last_sign.elapsed() > STALL_TIMEOUT {
-                        return Err(JobError::Stalled { left });
+                        return Err(JobError::Stalled { left: live.left() });
                     }
+                    self.progress.lines(&live.lines(now));
                     // A process that is gone cannot be looked at; its end is about to be told, and says more.
-                    let _ = self.look_again(nodes, &gone);
+                    let _ = self.look_again(nodes, live.gone());
                 }
             }
         }
-        self.look_again(nodes, &gone)?;
-        Ok((mapped.total(), reduced.total()))
+        Ok(())
     }
 
     /// Counts the sockets of all nodes but those that are `gone`.

@@ -30,10 +30,10 @@ use crate::{
     corpus::{Corpus, CorpusError},
     count::{CountError, Counts, Difference},
     guard::Guard,
-    jobs::{JobError, Stage, Tally},
-    plan::Plan,
+    jobs::{JobError, Stage, Stalled, Tally},
+    plan::{Part, Plan, Worker},
     progress::Progress,
-    report::{self, NodeSummary, Summary, several},
+    report::{self, NodeSummary, StallSummary, Summary, several},
 };
 
 /// How many wrong words are named.
@@ -181,9 +181,10 @@ async fn work(
         nodes: (1..=options.nodes).map(|number| format!("node-{number}")).collect(),
         per_node: options.per_node as usize,
         jobs: options.jobs as usize,
+        stall: options.stall.unwrap_or(0) as usize,
         embedded: options.embedded,
     };
-    plan.write(folder, &corpus.shares(plan.width()))
+    plan.write(folder, &corpus.shares(plan.width()), &corpus.files)
         .map_err(LaunchError::io(format!("write the plan into {}", folder.display())))?;
     let progress = Progress::new(corpus.bytes * plan.jobs as u64);
     progress.say("starting nodes");
@@ -214,6 +215,7 @@ async fn work(
         seconds: report::rounded(tally.counting.as_secs_f64(), 3),
         setup_seconds: report::rounded((before_jobs + tally.opening).as_secs_f64(), 3),
         check_seconds: report::rounded(checking.elapsed().as_secs_f64(), 3),
+        stall: tally.stalled.as_ref().map(|stalled| StallSummary::new(stalled, &plan)),
         nodes: tally.nodes.iter().map(|view| NodeSummary::new(view, &plan)).collect(),
     };
     Ok((summary, wrong))
@@ -239,7 +241,8 @@ async fn check(
 ) -> Result<Checked, LaunchError> {
     let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
     let (bar, corpus, stopped) = (progress.check(corpus.bytes), Arc::clone(corpus), Arc::clone(&stop.0));
-    let (plan, folder, tally) = (plan.clone(), folder.to_owned(), (tally.mapped, tally.reduced));
+    let (plan, folder) = (plan.clone(), folder.to_owned());
+    let (counters, stalled) = ((tally.mapped, tally.reduced), tally.stalled.clone());
     let compare = move || {
         let mut bytes = 0;
         let read = |more| {
@@ -248,7 +251,7 @@ async fn check(
         };
         let expected = Counts::of_files(&corpus.files, read, &stopped)?;
         bar.finish_and_clear();
-        let (jobs, (mapped, reduced)) = (plan.jobs as u64, tally);
+        let (jobs, (mapped, reduced)) = (plan.jobs as u64, counters);
         let mut wrong = Vec::new();
         let mut same = |what: &str, found: u64, expected: u64| {
             if found != expected {
@@ -266,9 +269,47 @@ async fn check(
             wrong.extend(describe(&plan.job(job), &counts.differences(&expected)));
             first.get_or_insert(counts);
         }
+        if let Some(stalled) = stalled {
+            wrong.extend(check_stalled(&plan, &folder, &corpus, &stalled, &expected)?);
+        }
         Ok::<_, CountError>(Checked { counts: first.unwrap_or_default(), bytes, wrong })
     };
     Ok(task::spawn_blocking(compare).await.expect("counting does not panic")?)
+}
+
+/// Compares every word of every reducer that slept with what its streams carried of the corpus, whose words `all` are.
+fn check_stalled(
+    plan: &Plan,
+    folder: &Path,
+    corpus: &Corpus,
+    stalled: &Stalled,
+    all: &Counts,
+) -> Result<Vec<String>, CountError> {
+    let mut wrong = Vec::new();
+    let mut same = |what: &str, found: u64, expected: u64| {
+        if found != expected {
+            wrong.push(format!("{what} of the stalled job: {found}, and not {expected}"));
+        }
+    };
+    same("streams that were finished", stalled.sent.len() as u64, plan.stalled_streams() as u64);
+    same("messages received", stalled.reduced.messages, stalled.filled.messages);
+    same("bytes received", stalled.reduced.stream_bytes, stalled.filled.stream_bytes);
+    for reducer in 0..plan.stall {
+        let mut expected = Counts::default();
+        for sent in stalled.sent.iter().filter(|sent| sent.reducer == reducer) {
+            expected.add_all(all, sent.rounds);
+            for (at, file) in corpus.files.iter().enumerate().take(sent.files + 1) {
+                let bytes = if at < sent.files { u64::MAX } else { sent.bytes };
+                if bytes > 0 {
+                    expected.add_all(&Counts::of_beginning(file, bytes)?, 1);
+                }
+            }
+        }
+        let counted = Counts::of_reducer(plan, folder, plan.jobs, reducer)?;
+        let worker = Worker { part: Part::Reduce, job: plan.jobs, index: reducer };
+        wrong.extend(describe(&plan.name(worker), &counted.differences(&expected)));
+    }
+    Ok(wrong)
 }
 
 /// A sentence on the words that one job counted wrong.

@@ -23,6 +23,7 @@ mod events;
 mod guard;
 mod jobs;
 mod launch;
+mod live;
 mod observe;
 mod plan;
 mod progress;

@@ -1,5 +1,7 @@
 //! Progress bars on standard error; none when it is no terminal.
 
+use std::cell::RefCell;
+
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
@@ -16,6 +18,8 @@ pub(crate) struct Progress {
     bars: MultiProgress,
     mapped: ProgressBar,
     reduced: ProgressBar,
+    /// One for each job, where there are several.
+    lines: RefCell<Vec<ProgressBar>>,
 }
 
 impl Progress {
@@ -25,7 +29,7 @@ impl Progress {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(REDRAW_HZ));
         let mapped = bars.add(bar("map", bytes, "{decimal_bytes_per_sec}  {msg}"));
         let reduced = bars.add(bar("reduce", 0, "{decimal_bytes_per_sec}  {msg}"));
-        Self { bars, mapped, reduced }
+        Self { bars, mapped, reduced, lines: RefCell::default() }
     }
 
     /// Says what is waited for.
@@ -43,10 +47,21 @@ impl Progress {
         self.reduced.set_message(several(reduced.words, "word"));
     }
 
+    /// Shows these lines below the bars, in place of those before.
+    pub(crate) fn lines(&self, texts: &[String]) {
+        let mut lines = self.lines.borrow_mut();
+        while lines.len() < texts.len() {
+            let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+            lines.push(self.bars.add(ProgressBar::new(0).with_style(style)));
+        }
+        lines.iter().zip(texts).for_each(|(line, text)| line.set_message(text.clone()));
+    }
+
     /// The jobs are done, and `bytes` are counted once more.
     pub(crate) fn check(&self, bytes: u64) -> ProgressBar {
         self.mapped.finish_and_clear();
         self.reduced.finish_and_clear();
+        self.lines.take().iter().for_each(ProgressBar::finish_and_clear);
         self.bars.add(bar("check", bytes, "{decimal_bytes_per_sec}"))
     }
 }

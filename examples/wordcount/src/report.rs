@@ -7,7 +7,11 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{observe::NodeView, plan::Plan};
+use crate::{
+    jobs::{Half, Stalled},
+    observe::NodeView,
+    plan::{Part, Plan, Worker},
+};
 
 /// How many of the most frequent words are told.
 pub(crate) const TOP: usize = 20;
@@ -45,13 +49,62 @@ pub(crate) struct Summary {
     /// 10^6 bytes of payload a second, while the clock ran.
     pub(crate) stream_mb_per_s: f64,
     /// From the word to begin until the last reducer was gone, and with it the node that it was embedded with, if any.
+    /// Where a job stalled: the time of the two halves, until the last reducer had written its counts.
     pub(crate) seconds: f64,
     /// From the first certificate until all streams were open.
     pub(crate) setup_seconds: f64,
     /// The plain loop and the comparison.
     pub(crate) check_seconds: f64,
+    /// The job that stalled; its keys stand beside the others, or are missing.
+    #[serde(flatten)]
+    pub(crate) stall: Option<StallSummary>,
     /// Each node.
     pub(crate) nodes: Vec<NodeSummary>,
+}
+
+/// What came of reducers that slept while others counted.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct StallSummary {
+    /// Who slept.
+    pub(crate) stalled_reducers: usize,
+    /// Streams to them that had more to send and were blocked when all others had done their part.
+    pub(crate) stalled_streams: u64,
+    /// Payload that these streams had taken by then, none of it read.
+    pub(crate) stalled_bytes: u64,
+    /// Payload of that job in all: read and counted after its reducers woke up.
+    pub(crate) stalled_job_bytes: u64,
+    /// 10^6 bytes of payload a second of the other jobs, before anybody sent to those who sleep.
+    pub(crate) alone_mb_per_s: f64,
+    /// The same while these streams were blocked.
+    pub(crate) beside_stalled_mb_per_s: f64,
+}
+
+impl StallSummary {
+    /// Of the stalled job of `plan`.
+    pub(crate) fn new(stalled: &Stalled, plan: &Plan) -> Self {
+        let rate = |half: Half| mb_per_s(half.stream_bytes, half.time);
+        Self {
+            stalled_reducers: plan.stall,
+            stalled_streams: stalled.then.blocked,
+            stalled_bytes: stalled.then.stream_bytes,
+            stalled_job_bytes: stalled.reduced.stream_bytes,
+            alone_mb_per_s: rate(stalled.alone),
+            beside_stalled_mb_per_s: rate(stalled.beside),
+        }
+    }
+
+    /// For people.
+    fn sentence(&self) -> String {
+        let sleepers = several(self.stalled_reducers as u64, "reducer");
+        let (streams, blocked) = (several(self.stalled_streams, "stream"), short(self.stalled_bytes));
+        format!(
+            "{sleepers} of another job slept: {streams} blocked with {blocked}; {} MB/s beside them, {} MB/s before; \
+             then {} read",
+            self.beside_stalled_mb_per_s,
+            self.alone_mb_per_s,
+            short(self.stalled_job_bytes)
+        )
+    }
 }
 
 /// What was seen of one node.
@@ -76,6 +129,9 @@ pub(crate) struct NodeSummary {
 impl NodeSummary {
     /// Of a node that takes part in `plan`.
     pub(crate) fn new(view: &NodeView, plan: &Plan) -> Self {
+        let is_here = |worker: &Worker| plan.is_stalled(worker.job) && plan.nodes[plan.node_of(*worker)] == view.id;
+        let sleeping = plan.workers(Part::Reduce).filter(is_here).count();
+        let stalled = plan.stall + sleeping * plan.nodes.len();
         Self {
             id: view.id.clone(),
             udp_sockets: view.sockets.udp,
@@ -84,7 +140,7 @@ impl NodeSummary {
             streams: view.streams,
             fds: view.sockets.fds,
             // Every producer to all consumers of its job, and the same from the consumers' side.
-            sockets_per_pair: 2 * plan.jobs * plan.per_node * plan.width(),
+            sockets_per_pair: 2 * plan.jobs * plan.per_node * plan.width() + stalled,
         }
     }
 }
@@ -119,7 +175,7 @@ impl fmt::Display for Summary {
         };
         let times = if self.jobs == 1 { String::new() } else { format!(", counted {} times at once", self.jobs) };
         writeln!(f)?;
-        for (name, text) in [
+        let rows = [
             (
                 "words",
                 format!(
@@ -148,7 +204,9 @@ impl fmt::Display for Summary {
                     self.stream_mb_per_s
                 ),
             ),
-        ] {
+        ];
+        let stall = self.stall.iter().map(|stall| ("stall", stall.sentence()));
+        for (name, text) in rows.into_iter().chain(stall) {
             writeln!(f, "{name:<9}{text}")?;
         }
         writeln!(f)?;
@@ -213,6 +271,11 @@ fn grouped(number: u64) -> String {
     text
 }
 
+/// `12.3 MB`, or `456 kB` where that would say little.
+fn short(bytes: u64) -> String {
+    if bytes < 1_000_000 { format!("{} kB", bytes / 1_000) } else { megabytes(bytes) }
+}
+
 /// `12.3 MB`, of 10^6 bytes.
 fn megabytes(bytes: u64) -> String {
     format!("{}.{} MB", grouped(bytes / 1_000_000), bytes / 100_000 % 10)
@@ -223,9 +286,24 @@ mod tests {
     use super::*;
     use crate::sockets::Sockets;
 
+    const STALL: StallSummary = StallSummary {
+        stalled_reducers: 1,
+        stalled_streams: 3,
+        stalled_bytes: 400_000,
+        stalled_job_bytes: 2_000_000,
+        alone_mb_per_s: 120.0,
+        beside_stalled_mb_per_s: 119.5,
+    };
+
     fn summary() -> Summary {
-        let plan =
-            Plan { run: "r".to_owned(), nodes: vec!["node-1".to_owned(); 3], per_node: 2, jobs: 2, embedded: false };
+        let plan = Plan {
+            run: "r".to_owned(),
+            nodes: vec!["node-1".to_owned(); 3],
+            per_node: 2,
+            jobs: 2,
+            stall: 0,
+            embedded: false,
+        };
         let sockets = Sockets { udp: 1, tcp: 0, fds: 17 };
         let view = NodeView { id: "node-1".to_owned(), sockets, trunks: 2, streams: 40 };
         Summary {
@@ -246,6 +324,7 @@ mod tests {
             seconds: 2.0,
             setup_seconds: 0.5,
             check_seconds: 1.0,
+            stall: None,
             nodes: vec![NodeSummary::new(&view, &plan)],
         }
     }
@@ -289,5 +368,23 @@ mod tests {
         }
         assert_eq!(json["stream_bytes"], 5_000_000);
         assert_eq!(json["stream_mb_per_s"], 2.5);
+        assert!(json.get("stalled_streams").is_none() && json.get("stall").is_none());
+        let json = serde_json::to_value(Summary { stall: Some(STALL), ..summary() }).unwrap();
+        assert_eq!((&json["stalled_streams"], &json["beside_stalled_mb_per_s"]), (&3.into(), &119.5.into()));
+    }
+
+    #[test]
+    fn a_stall_is_one_line_and_counts_as_sockets() {
+        let text = Summary { stall: Some(STALL), ..summary() }.to_string();
+        let expected = "stall    1 reducer of another job slept: 3 streams blocked with 400 kB; 119.5 MB/s beside them, \
+                        120.0 MB/s before; then 2.0 MB read\n";
+        assert!(text.contains(&expected.replace("120.0", "120")), "{text}");
+        let nodes = ["node-1", "node-2"].map(str::to_owned).into();
+        let plan = Plan { run: "r".to_owned(), nodes, per_node: 1, jobs: 1, stall: 3, embedded: false };
+        let sockets = |id: &str| {
+            let view = NodeView { id: id.to_owned(), sockets: Sockets::default(), trunks: 1, streams: 0 };
+            NodeSummary::new(&view, &plan).sockets_per_pair
+        };
+        assert_eq!((sockets("node-1"), sockets("node-2")), (4 + 3 + 4, 4 + 3 + 2));
     }
 }

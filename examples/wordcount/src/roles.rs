@@ -7,6 +7,7 @@ mod crew;
 mod map;
 pub(crate) mod node;
 mod reduce;
+mod stall;
 pub(crate) mod worker;
 
 use std::{
@@ -32,8 +33,14 @@ pub(crate) enum Word {
     Wait,
     /// To a process with an embedded node: all nodes listen, and streams may be opened.
     Open,
-    /// To mappers: all streams are open, and words may be sent.
+    /// To mappers: all streams are open, and words may be sent; where a job stalls, those of half of the files.
     Begin,
+    /// To the mappers of the stalled job: words may be sent until nobody takes them.
+    Fill,
+    /// To counting mappers: the words of the other half may be sent.
+    Rest,
+    /// To the reducers of the stalled job: they may read. To its mappers: it is enough.
+    Wake,
 }
 
 impl Word {
@@ -43,11 +50,16 @@ impl Word {
             Self::Wait => "",
             Self::Open => "open\n",
             Self::Begin => "begin\n",
+            Self::Fill => "fill\n",
+            Self::Rest => "rest\n",
+            Self::Wake => "wake\n",
         }
     }
 
     fn parse(line: &str) -> Option<Self> {
-        [Self::Open, Self::Begin].into_iter().find(|word| word.line().trim_end() == line)
+        [Self::Open, Self::Begin, Self::Fill, Self::Rest, Self::Wake]
+            .into_iter()
+            .find(|word| word.line().trim_end() == line)
     }
 }
 
@@ -60,6 +72,11 @@ impl Words {
     async fn wait_for(&mut self, word: Word) {
         // An error means that the launcher is gone, and then this process is about to be.
         let _ = self.0.wait_for(|said| *said >= word).await;
+    }
+
+    /// Whether `word` is said.
+    fn have(&self, word: Word) -> bool {
+        *self.0.borrow() >= word
     }
 }
 
@@ -185,12 +202,13 @@ mod tests {
 
     #[test]
     fn a_word_reads_as_it_is_written_and_allows_what_earlier_ones_do() {
-        for word in [Word::Open, Word::Begin] {
+        for word in [Word::Open, Word::Begin, Word::Fill, Word::Rest, Word::Wake] {
             assert_eq!(Word::parse(word.line().trim_end()), Some(word));
         }
         assert_eq!(Word::parse("stop"), None);
         assert_eq!(Word::parse(""), None);
         assert!(Word::Wait < Word::Open && Word::Open < Word::Begin);
+        assert!(Word::Begin < Word::Fill && Word::Fill < Word::Rest && Word::Rest < Word::Wake);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! each; then it blocks its only thread until it is given a line on its standard input, and finishes both streams.
 //! `exchange` is one `member` of an all-to-all exchange among those whose `nodes` are given, with the smallest budgets.
 //!
+//! `crowd-send` and `crowd-receive` are described in `trunkline_tests::crowd`.
+//!
 //! Each step is a line on the standard output; an error of a stream is `error CODE OFFSET TEXT`.
 
 use std::{
@@ -18,8 +20,9 @@ use std::{
 use tokio::task::JoinSet;
 use trunkline::{Attachment, Bytes, Error, Receiver};
 use trunkline_tests::{
+    crowd::{self, Crowd},
     exchange::{AllToAll, smallest_budgets},
-    payload::Digest,
+    payload::{self, Digest},
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -32,7 +35,9 @@ async fn main() -> ExitCode {
         "consume" => consume(&given).await,
         "block" => block(&given).await,
         "exchange" => exchange(&given).await,
-        _ => panic!("the role is produce, consume, block or exchange, not {role:?}"),
+        "crowd-send" => crowd_send(&given).await,
+        "crowd-receive" => crowd_receive(&given).await,
+        _ => panic!("the role is produce, consume, block, exchange, crowd-send or crowd-receive, not {role:?}"),
     };
     if let Err(error) = done {
         let code = error.code().map_or_else(|| "-".to_owned(), |code| code.to_string());
@@ -165,4 +170,28 @@ async fn exchange(given: &Given) -> Result<(), Error> {
     let bytes = all.take_part(&attachment, number("member")).await?;
     println!("exchanged {bytes}");
     attachment.close().await
+}
+
+fn crowd(given: &Given) -> Crowd {
+    let number = |name| given.number(name).unwrap_or_default();
+    Crowd {
+        awake: number("awake"),
+        awake_messages: number("awake_messages"),
+        asleep: number("asleep"),
+        asleep_messages: number("asleep_messages"),
+        bytes: number("bytes"),
+        seed: payload::seed(),
+    }
+}
+
+async fn crowd_send(given: &Given) -> Result<(), Error> {
+    let attachment = Attachment::connect(given.text("socket")).await?;
+    let job = attachment.job(given.text("job"), given.text("run"))?;
+    crowd::send(attachment, &job, given.text("node"), crowd(given)).await
+}
+
+async fn crowd_receive(given: &Given) -> Result<(), Error> {
+    let attachment = Attachment::connect(given.text("socket")).await?;
+    let job = attachment.job(given.text("job"), given.text("run"))?;
+    crowd::receive(attachment, &job, crowd(given)).await
 }

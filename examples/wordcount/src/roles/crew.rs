@@ -8,7 +8,7 @@ use std::{
 use tokio::task::JoinSet;
 use trunkline::{Attachment, Job};
 
-use super::{RoleError, Word, Words, map, reduce};
+use super::{RoleError, Word, Words, map, reduce, stall};
 use crate::{
     events::Teller,
     plan::{Part, Plan, Worker},
@@ -68,11 +68,15 @@ pub(super) async fn run(shared: Shared, workers: impl IntoIterator<Item = Worker
     for worker in workers {
         let shared = shared.clone();
         tasks.spawn(async move {
+            let counts = !shared.plan.is_stalled(worker.job);
+            let teller = shared.teller.clone();
             let done = match worker.part {
-                Part::Map => map::run(shared, worker).await,
+                Part::Map if counts => map::run(shared, worker).await,
+                Part::Map => stall::run(shared, worker).await,
                 Part::Reduce => reduce::run(shared, worker).await,
             };
-            done.map_err(|error| Failed { worker, error })
+            let told = done.and_then(|()| if counts { teller.counted().map_err(RoleError::untold) } else { Ok(()) });
+            told.map_err(|error| Failed { worker, error })
         });
     }
     while let Some(done) = tasks.join_next().await {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cli::NodeSeat,
     events::Teller,
-    plan::{Part, Plan, node_config},
+    plan::{Plan, node_config},
 };
 
 /// The process `wordcount node`.
@@ -29,8 +29,7 @@ async fn run(seat: &NodeSeat, mut words: Words) -> Result<(), RoleError> {
     config.local = None;
     let attachment = Attachment::builder().software("wordcount node").embedded(config).await?;
     let workers: Vec<_> = plan.workers_on(seat.index).collect();
-    let mappers = workers.iter().filter(|worker| worker.part == Part::Map).count();
-    let teller = Teller::new(mappers, io::stdout());
+    let teller = Teller::new(&plan, &workers, io::stdout());
     teller.ready().map_err(RoleError::untold)?;
     // A node that could not start is started again with all others, and must not find streams then.
     words.wait_for(Word::Open).await;

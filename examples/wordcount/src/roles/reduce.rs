@@ -1,28 +1,47 @@
 //! A reducer: gathers from every mapper of its job, counts, and writes what it counted.
 
+use std::time::Duration;
+
+use tokio::time;
 use trunkline::{Expected, Gather, Gathered};
 
-use super::{RoleError, crew::Shared};
+use super::{RoleError, Word, crew::Shared};
 use crate::{
     count::Counts,
     events::{Reduced, Teller},
-    plan::{Plan, Worker},
+    plan::{Part, Plan, Worker},
     words::unpack,
 };
 
+/// When no message comes for this long, what was counted so far is told.
+const QUIET: Duration = Duration::from_millis(10);
+
 /// Does the part of reducer `worker`.
-pub(super) async fn run(shared: Shared, worker: Worker) -> Result<(), RoleError> {
-    let mappers = Expected::names((0..shared.plan.width()).map(Plan::mapper))?;
+pub(super) async fn run(mut shared: Shared, worker: Worker) -> Result<(), RoleError> {
+    let mappers = shared.plan.workers_of(worker.job, Part::Map);
+    let mappers = Expected::names((0..mappers).map(Plan::mapper))?;
     let consumer = shared.job(worker)?.consumer(Plan::reducer(worker.index))?.bind().await?;
-    let counts = gather_all(consumer.gather(mappers), &shared.teller).await?;
+    let gather = consumer.gather(mappers);
+    if shared.plan.is_stalled(worker.job) {
+        shared.words.wait_for(Word::Wake).await;
+    }
+    let counts = gather_all(gather, worker.job, &shared.teller).await?;
     counts.write(&shared.counts_path(worker)).map_err(RoleError::launcher("cannot write the counts"))
 }
 
 /// Counts every word of every mapper, in whatever order their messages come. A mapper that is lost is an error: a
 /// count without it would be wrong.
-async fn gather_all(mut gather: Gather, teller: &Teller) -> Result<Counts, RoleError> {
+async fn gather_all(mut gather: Gather, job: usize, teller: &Teller) -> Result<Counts, RoleError> {
     let mut counts = Counts::default();
-    while let Some(gathered) = gather.next().await {
+    loop {
+        let next = if let Ok(next) = time::timeout(QUIET, gather.next()).await {
+            next
+        } else {
+            // While nothing comes, the launcher is to know how far this is.
+            teller.tell_rest().map_err(RoleError::untold)?;
+            gather.next().await
+        };
+        let Some(gathered) = next else { break };
         let (producer, message) = match gathered? {
             Gathered::Message { producer, message } => (producer, message),
             Gathered::Lost(lost) => return Err(RoleError::Lost(lost)),
@@ -33,7 +52,7 @@ async fn gather_all(mut gather: Gather, teller: &Teller) -> Result<Counts, RoleE
             counts.add(word, 1);
             more.words += 1;
         }
-        teller.reduced(more).map_err(RoleError::untold)?;
+        teller.reduced(job, more).map_err(RoleError::untold)?;
     }
     Ok(counts)
 }

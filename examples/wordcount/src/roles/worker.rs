@@ -22,11 +22,11 @@ pub(crate) fn main(part: Part, seat: &Seat) -> ExitCode {
 
 async fn run(part: Part, seat: &Seat, words: Words) -> Result<(), RoleError> {
     let plan = Plan::read(&seat.plan).map_err(RoleError::launcher("cannot read the plan"))?;
-    let socket = local_socket(&seat.plan, &plan.nodes[plan.node_of(seat.index)]);
-    let attachment = Attachment::builder().software(&format!("wordcount {part}")).connect(socket).await?;
-    let teller = Teller::new(usize::from(part == Part::Map), io::stdout());
-    let shared = Shared { folder: seat.plan.as_path().into(), plan: Arc::new(plan), attachment, teller, words };
     let worker = Worker { part, job: seat.job, index: seat.index };
+    let socket = local_socket(&seat.plan, &plan.nodes[plan.node_of(worker)]);
+    let attachment = Attachment::builder().software(&format!("wordcount {part}")).connect(socket).await?;
+    let teller = Teller::new(&plan, &[worker], io::stdout());
+    let shared = Shared { folder: seat.plan.as_path().into(), plan: Arc::new(plan), attachment, teller, words };
     match crew::run(shared, [worker]).await? {
         Outcome::Done => Ok(()),
         // The launcher calls this process by the worker's name.

@@ -9,3 +9,4 @@ mod output;
 mod place;
 mod programs;
 mod sockets;
+mod stall;
