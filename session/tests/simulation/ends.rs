@@ -298,10 +298,14 @@ impl Process {
         consumer.expect("the policy speaks of streams that were opened")
     }
 
-    /// What the sending sides may send, or have sent and was not read, of streams that live.
-    pub(crate) fn entitled_bytes(&self) -> u64 {
+    /// What the sending sides may send, or have sent and was not read, of streams that live, beside the length that each may
+    /// always send; and what the policy takes for that.
+    pub(crate) fn entitled_bytes(&self) -> (u64, u64) {
+        let head = framing::LENGTH_BYTES_MAX as u64;
         let live = self.consumers.values().filter(|consumer| !consumer.is_closed);
-        live.map(|consumer| consumer.entitled.saturating_sub(consumer.half.consumed())).sum()
+        let held = live.map(|consumer| consumer.entitled.saturating_sub(consumer.half.consumed() + head));
+        let (count, entitled) = held.fold((0, 0), |(count, sum), held| (count + 1, sum + held));
+        (entitled, self.policy.outstanding_bytes().saturating_sub(head * count))
     }
 
     /// Sends what there is to send of `stream`.

@@ -128,7 +128,7 @@ fn stream(
 ) -> StreamPlan {
     let length_max = random.pick(&[0, 1, 70, 100, 1_000, 5_000, 40_000]).min(Plan::message_bytes_max(budget));
     // Many small ones keep a stream busy for long beside others, which is when credit is asked back.
-    let count = random.pick(&[0, 1, 5, 30, if length_max <= 100 { 90 } else { 30 }]);
+    let count = random.pick(&[0, 1, 5, 30, if length_max <= 100 { 60 } else { 30 }]);
     let count = random.size(0, count);
     let messages: Vec<_> = (0..count).map(|_| message(random, length_max)).collect();
     // Beside a sabotage nothing else may end a stream, or it would go unnoticed with good reason.

@@ -34,7 +34,7 @@ pub(crate) enum Failure {
     SecondOutcome { stream: usize },
     /// More is held than may be.
     Memory { held: u64, allowed: u64 },
-    /// Senders may send more than may be held.
+    /// Senders may send more than the policy counts, and so more than may be held.
     Overcommitted { entitled: u64, allowed: u64 },
     /// Credit is held for streams that are gone.
     Leak { process: usize, bytes: u64 },
@@ -266,9 +266,9 @@ impl World {
             let marks = (streams * END_MARK_BYTES) as u64;
             let heads = (streams * LENGTH_BYTES_MAX) as u64;
             let allowed = process.config.budget_bytes + process.config.large_bytes + heads + marks;
-            let entitled = process.entitled_bytes();
-            if entitled > allowed {
-                return Err(Failure::Overcommitted { entitled, allowed });
+            let (entitled, counted) = process.entitled_bytes();
+            if entitled > counted {
+                return Err(Failure::Overcommitted { entitled, allowed: counted });
             }
             for allowed in [allowed, process.policy.outstanding_bytes() + marks] {
                 if held > allowed {
