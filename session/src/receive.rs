@@ -481,7 +481,9 @@ impl ReceiveHalf {
             let first = !std::mem::replace(told, true);
             return first.then(|| ReceiveOutput::Abort(Aborted { offset: self.consumed, ..why.clone() }));
         }
-        if let Some(reclaiming) = self.reclaiming.as_mut().filter(|reclaiming| !reclaiming.told)
+        // What it is to keep is told first: the answer is about what the other side knows.
+        let knows_what_it_keeps = self.limit_to_tell() <= self.limit_told;
+        if let Some(reclaiming) = self.reclaiming.as_mut().filter(|reclaiming| !reclaiming.told && knows_what_it_keeps)
             && matches!(self.state, State::Open | State::Ended)
         {
             reclaiming.told = true;

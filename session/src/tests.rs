@@ -1,6 +1,7 @@
 //! Tests of one half, or one policy, at a time. Whole streams are tested by the simulation in `tests/`.
 
 mod arrived;
+mod broker;
 mod credit;
 mod receive;
 mod receive_bytes;

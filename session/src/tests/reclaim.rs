@@ -437,6 +437,8 @@ fn a_message_whose_credit_was_asked_back_is_asked_for_again() {
     half.handle_grant(502);
     assert_eq!(half.poll_message_end(), None);
     half.reclaim(100);
+    // What it is to keep is told first: the answer is about what the other side knows.
+    assert!(matches!(half.poll_output(), Some(ReceiveOutput::Credit(credit)) if credit.limit == 100));
     assert!(matches!(half.poll_output(), Some(ReceiveOutput::Reclaim(reclaim)) if reclaim.limit == 100));
     assert_eq!(half.handle_limit(&Limit { stream: 0, epoch: 0, limit: 100 }), Some(100));
     assert_eq!(half.poll_message_end(), Some(502));

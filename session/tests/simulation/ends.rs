@@ -3,16 +3,21 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut as _, Bytes};
-use trunkline_proto::{code::Code, framing, id::Incarnation, message::Accept};
+use trunkline_proto::{
+    code::Code,
+    framing,
+    id::Incarnation,
+    message::{Accept, Limit},
+};
 use trunkline_session::{
-    Aborted, CreditPolicy, Finished, Grant, Read, ReadBytes, ReceiveHalf, ReceiveOutput, SendHalf, SendOutput,
+    Aborted, CreditPolicy, Finished, Grant, Read, ReadBytes, ReceiveHalf, ReceiveOutput, Reclaim, SendHalf, SendOutput,
     SharedBudget, SharedBudgetConfig, WriteError,
 };
 
 use crate::{
     plan::{Ending, Plan, StreamPlan},
     random::Random,
-    relay::{Forward, Relay, Reverse},
+    relay::{Forward, Relay, Reverse, Sabotage},
 };
 
 /// How a stream ended at one end.
@@ -86,7 +91,7 @@ impl Producer {
                 }
                 Some(SendOutput::Want { wanted, .. }) => relay.take_want(wanted, now, random),
                 Some(SendOutput::Abort(why)) => relay.take_abort(why.code, why.text, now, random),
-                Some(SendOutput::Limit { .. }) => unreachable!("nothing was asked back"),
+                Some(SendOutput::Limit { limit, .. }) => relay.take_limit(limit),
                 None => break,
             }
         }
@@ -96,6 +101,7 @@ impl Producer {
         match news {
             Reverse::Accept(accept) => self.half.handle_accept(&accept),
             Reverse::Credit(credit) => self.half.handle_credit(&credit),
+            Reverse::Reclaim(reclaim) => self.half.handle_reclaim(&reclaim),
             Reverse::Abort(code, offset, text) => self.half.handle_abort(code, offset, text),
         }
     }
@@ -107,6 +113,8 @@ pub(crate) struct Consumer {
     /// Messages that were read to their end.
     pub(crate) read: usize,
     pub(crate) outcome: Option<Outcome>,
+    /// Up to where the sending side may send: told, and not given back.
+    pub(crate) entitled: u64,
     is_closed: bool,
 }
 
@@ -127,11 +135,21 @@ pub(crate) struct Process {
     pub(crate) consumers: BTreeMap<usize, Consumer>,
     /// Offered, and not answered yet.
     pub(crate) parked: BTreeMap<usize, ()>,
+    /// How often credit was asked back, and how many bytes came.
+    pub(crate) reclaims: u64,
+    pub(crate) reclaimed_bytes: u64,
 }
 
 impl Process {
     pub(crate) fn new(config: SharedBudgetConfig) -> Self {
-        Self { config, policy: SharedBudget::new(config), consumers: BTreeMap::new(), parked: BTreeMap::new() }
+        Self {
+            config,
+            policy: SharedBudget::new(config),
+            consumers: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            reclaims: 0,
+            reclaimed_bytes: 0,
+        }
     }
 
     pub(crate) fn take(&mut self, stream: usize, news: Forward) {
@@ -146,6 +164,14 @@ impl Process {
             (Forward::Want(wanted), Some(consumer)) => {
                 if !consumer.is_closed {
                     self.policy.wanted(stream as u64, wanted);
+                }
+            }
+            (Forward::Limit(limit), Some(consumer)) => {
+                let limit = Limit { stream: 0, epoch: 0, limit };
+                if let Some(limit) = consumer.half.handle_limit(&limit) {
+                    self.reclaimed_bytes += consumer.entitled - limit;
+                    consumer.entitled = limit;
+                    self.policy.limited(stream as u64, limit);
                 }
             }
             (Forward::Data(header, bytes), Some(consumer)) => {
@@ -173,7 +199,7 @@ impl Process {
         }
         let limit = self.policy.open(stream as u64, None);
         let half = ReceiveHalf::new(0, limit, Plan::message_bytes_max(&self.config));
-        self.consumers.insert(stream, Consumer { half, read: 0, outcome: None, is_closed: false });
+        self.consumers.insert(stream, Consumer { half, read: 0, outcome: None, entitled: limit, is_closed: false });
         relay.take_accept(Accept { stream: 0, incarnation: Incarnation::from_bits(7), limit }, now, random);
     }
 
@@ -259,9 +285,27 @@ impl Process {
             }
         }
         while let Some(Grant { stream, limit }) = self.policy.poll_grant() {
-            let consumer = usize::try_from(stream).ok().and_then(|stream| self.consumers.get_mut(&stream));
-            consumer.expect("a grant is for a stream that was opened").half.handle_grant(limit);
+            self.consumer(stream).half.handle_grant(limit);
         }
+        while let Some(Reclaim { stream, limit }) = self.policy.poll_reclaim() {
+            self.consumer(stream).half.reclaim(limit);
+            self.reclaims += 1;
+        }
+    }
+
+    fn consumer(&mut self, stream: u64) -> &mut Consumer {
+        let consumer = usize::try_from(stream).ok().and_then(|stream| self.consumers.get_mut(&stream));
+        consumer.expect("the policy speaks of streams that were opened")
+    }
+
+    /// What the sending sides may send, or have sent and was not read, of streams that live, beside the length that each may
+    /// always send; and what the policy takes for that.
+    pub(crate) fn entitled_bytes(&self) -> (u64, u64) {
+        let head = framing::LENGTH_BYTES_MAX as u64;
+        let live = self.consumers.values().filter(|consumer| !consumer.is_closed);
+        let held = live.map(|consumer| consumer.entitled.saturating_sub(consumer.half.consumed() + head));
+        let (count, entitled) = held.fold((0, 0), |(count, sum), held| (count + 1, sum + held));
+        (entitled, self.policy.outstanding_bytes().saturating_sub(head * count))
     }
 
     /// Sends what there is to send of `stream`.
@@ -269,9 +313,18 @@ impl Process {
         let Some(consumer) = self.consumers.get_mut(&stream) else { return };
         while consumer.half.has_output() {
             match consumer.half.poll_output() {
-                Some(ReceiveOutput::Credit(credit)) => relay.take_credit(credit, now, random),
+                Some(ReceiveOutput::Credit(credit)) => {
+                    consumer.entitled = consumer.entitled.max(credit.limit);
+                    relay.take_credit(credit, now, random);
+                }
                 Some(ReceiveOutput::Abort(why)) => relay.take_cancel(why.code, why.offset, why.text, now, random),
-                Some(ReceiveOutput::Reclaim(_)) => unreachable!("the policy asks nothing back"),
+                Some(ReceiveOutput::Reclaim(reclaim)) => {
+                    relay.take_reclaim(reclaim.limit, consumer.entitled, now, random);
+                    if relay.has_fault(Sabotage::FreeBeforeLimit) {
+                        relay.has_sabotaged = true;
+                        self.policy.limited(stream as u64, reclaim.limit);
+                    }
+                }
                 None => unreachable!("it said that there is output"),
             }
         }

@@ -27,7 +27,7 @@ fn replay(seed: u64) -> String {
 
 #[test]
 fn the_simulation_finds_every_stream_exact_bounded_and_ended_once() {
-    let (mut messages, mut clean, mut aborted) = (0, 0, 0);
+    let (mut messages, mut clean, mut aborted, mut reclaims, mut reclaimed) = (0, 0, 0, 0, 0);
     let seeds = seeds();
     for &seed in &seeds {
         let report = run(seed, None);
@@ -37,6 +37,8 @@ fn the_simulation_finds_every_stream_exact_bounded_and_ended_once() {
         messages += report.messages;
         clean += report.clean;
         aborted += report.aborted;
+        reclaims += report.reclaims;
+        reclaimed += report.reclaimed_bytes;
     }
     // A simulation in which nothing happens would find nothing.
     if seeds.len() > 1 {
@@ -44,6 +46,7 @@ fn the_simulation_finds_every_stream_exact_bounded_and_ended_once() {
             messages > 5_000 && clean > 1_000 && aborted > 300,
             "{messages} read, {clean} clean, {aborted} aborted"
         );
+        assert!(reclaims > 100 && reclaimed > 1_000, "{reclaims} reclaims brought {reclaimed} bytes");
     }
 }
 
@@ -135,4 +138,28 @@ fn the_simulation_finds_the_use_of_invented_credit_refused() {
     let found = sabotaged(Sabotage::InventCredit);
     let is_found = |(_, report): &(u64, Report)| report.result.as_ref().is_err_and(|failure| is_refused(failure, code));
     assert!(found.iter().any(is_found) || std::env::var("SEED").is_ok());
+}
+
+/// Faults of credit do no harm where the credit was not used; where it was, they are found for what they are.
+fn assert_found_where_used(fault: Sabotage, is_fitting: impl Fn(&Failure) -> bool) {
+    let found = sabotaged(fault);
+    let is_found = |(_, report): &(u64, Report)| report.result.as_ref().is_err_and(&is_fitting);
+    assert!(found.iter().any(is_found) || std::env::var("SEED").is_ok(), "{fault:?} was never found");
+}
+
+#[test]
+fn the_simulation_finds_the_use_of_credit_that_was_given_back_refused() {
+    let code = trunkline_proto::code::Code::CreditExceeded;
+    assert_found_where_used(Sabotage::IgnoreReclaim, |failure| is_refused(failure, code));
+}
+
+#[test]
+fn the_simulation_finds_credit_that_was_told_while_it_was_asked_back() {
+    let code = trunkline_proto::code::Code::CreditExceeded;
+    assert_found_where_used(Sabotage::GrantDuringReclaim, |failure| is_refused(failure, code));
+}
+
+#[test]
+fn the_simulation_finds_credit_that_was_freed_before_the_answer() {
+    assert_found_where_used(Sabotage::FreeBeforeLimit, |failure| matches!(failure, Failure::Overcommitted { .. }));
 }

@@ -1,7 +1,8 @@
 //! The path of one stream: late, in other pieces, with control ahead of data; and, in some tests, broken on purpose.
 //!
 //! Like a QUIC stream it keeps the order of bytes and loses none, and like a node it stamps each chunk with the offset
-//! that it has counted itself.
+//! that it has counted itself. It answers RECLAIM out of its own state, passes nothing on beyond what it is allowed, and
+//! asks the producer back in turn (docs/adr/0010).
 
 use std::collections::VecDeque;
 
@@ -9,8 +10,8 @@ use bytes::Bytes;
 use trunkline_proto::{
     code::Code,
     frame::DataHeader,
-    framing,
-    message::{Accept, Credit},
+    framing::{self, END_MARK_BYTES},
+    message::{Accept, Credit, Reclaim},
 };
 
 use crate::random::Random;
@@ -38,6 +39,12 @@ pub(crate) enum Sabotage {
     LoseCredit,
     /// The producer is told that the end was consumed.
     InventConsumed,
+    /// A RECLAIM is answered, and what it took back is used.
+    IgnoreReclaim,
+    /// The consumer's process counts credit as free when it asks for it.
+    FreeBeforeLimit,
+    /// The consumer's process tells the old limit again while it asks for that.
+    GrantDuringReclaim,
 }
 
 impl Sabotage {
@@ -52,6 +59,7 @@ impl Sabotage {
 pub(crate) enum Forward {
     Open,
     Want(u64),
+    Limit(u64),
     Data(DataHeader, Bytes),
     Abort(Code, String),
 }
@@ -61,7 +69,15 @@ pub(crate) enum Forward {
 pub(crate) enum Reverse {
     Accept(Accept),
     Credit(Credit),
+    Reclaim(Reclaim),
     Abort(Code, u64, String),
+}
+
+/// What the consumer said of its credit. The order is all that matters of it.
+#[derive(Debug, Clone, Copy)]
+enum News {
+    Credit(Credit),
+    Reclaim(u64),
 }
 
 #[derive(Debug)]
@@ -81,15 +97,27 @@ pub(crate) struct Relay {
     // Towards the consumer.
     open: Option<u64>,
     want: Option<(u64, u64)>,
+    limit: Option<(u64, u64)>,
     chunks: VecDeque<Chunk>,
     forward_abort: Option<(u64, Code, String)>,
+    fin_taken: bool,
     delivered: u64,
     last_delivered: Option<(DataHeader, Bytes)>,
     // Towards the producer.
     taken: u64,
+    /// What the producer wants, as far as it has said.
+    wanted: u64,
+    /// How far the consumer allows.
+    allowed: u64,
     limit_told: u64,
+    limit_told_max: u64,
+    /// The producer was asked to keep this much, and has not answered.
+    asked: Option<u64>,
+    /// The limit before the consumer asked for it, until the answer has arrived there.
+    asked_of: Option<u64>,
     accept: Option<(u64, Accept)>,
-    credit_due: u64,
+    /// From the consumer, in its order.
+    news: VecDeque<(u64, News)>,
     credit: Option<Credit>,
     credit_is_new: bool,
     has_accepted: bool,
@@ -106,14 +134,21 @@ impl Relay {
             is_dead: false,
             open: None,
             want: None,
+            limit: None,
             chunks: VecDeque::new(),
             forward_abort: None,
+            fin_taken: false,
             delivered: 0,
             last_delivered: None,
             taken: 0,
+            wanted: 0,
+            allowed: 0,
             limit_told: 0,
+            limit_told_max: 0,
+            asked: None,
+            asked_of: None,
             accept: None,
-            credit_due: 0,
+            news: VecDeque::new(),
             credit: None,
             credit_is_new: false,
             has_accepted: false,
@@ -126,7 +161,8 @@ impl Relay {
         if !self.is_dead {
             self.is_dead = true;
             self.chunks.clear();
-            (self.open, self.want, self.accept, self.credit) = (None, None, None, None);
+            (self.open, self.want, self.limit) = (None, None, None);
+            self.forget_news();
             let text = "the path broke".to_owned();
             self.forward_abort = Some((self.due(now, random), Code::TrunkLost, text.clone()));
             self.reverse_abort = Some((self.due(now, random), Code::TrunkLost, 0, text));
@@ -135,6 +171,15 @@ impl Relay {
 
     fn due(&self, now: u64, random: &mut Random) -> u64 {
         now + random.between(0, self.delay_rounds_max)
+    }
+
+    fn forget_news(&mut self) {
+        (self.accept, self.credit) = (None, None);
+        self.news.clear();
+    }
+
+    pub(crate) fn has_fault(&self, fault: Sabotage) -> bool {
+        self.sabotage == Some(fault)
     }
 
     fn wants_sabotage(&self, fault: Sabotage) -> bool {
@@ -151,7 +196,17 @@ impl Relay {
 
     pub(crate) fn take_want(&mut self, wanted: u64, now: u64, random: &mut Random) {
         if !self.is_dead {
-            self.want = Some((self.due(now, random), wanted));
+            self.wanted = self.wanted.max(wanted);
+            self.want = Some((self.due(now, random), self.wanted));
+        }
+    }
+
+    /// The producer answers: it keeps to `limit`.
+    pub(crate) fn take_limit(&mut self, limit: u64) {
+        if let Some(asked) = self.asked.take() {
+            assert!((asked.min(self.limit_told)..=self.limit_told).contains(&limit), "an answer to another question");
+            self.limit_told = limit;
+            self.credit_is_new = true;
         }
     }
 
@@ -161,6 +216,10 @@ impl Relay {
             return;
         }
         self.taken += bytes.len() as u64;
+        self.fin_taken |= fin;
+        // The end mark, or a part of it, needs none.
+        let beyond = self.taken.saturating_sub(self.limit_told);
+        assert!(beyond <= END_MARK_BYTES as u64 || self.sabotage.is_some(), "{beyond} bytes beyond the limit");
         while !bytes.is_empty() {
             let cut = random.size(1, cut_max.min(bytes.len()));
             let piece = bytes.split_to(cut);
@@ -261,13 +320,27 @@ impl Relay {
         if let Some((_, wanted)) = self.want.take_if(|(due, _)| *due <= now) {
             return Some(Forward::Want(wanted));
         }
+        if let Some((_, limit)) = self.limit.take_if(|(due, _)| *due <= now) {
+            self.asked_of = None;
+            return Some(Forward::Limit(limit));
+        }
         // Noise that every receiver must bear: bytes that it has, and bytes of an epoch long gone.
         if let Some((header, bytes)) = self.last_delivered.take_if(|_| !self.is_dead && random.percent(5)) {
             let epoch = if random.percent(50) { header.epoch } else { u32::MAX };
             return Some(Forward::Data(DataHeader { epoch, ..header }, bytes));
         }
-        self.chunks.front().filter(|chunk| chunk.due <= now)?;
-        let chunk = self.chunks.pop_front()?;
+        // The end mark needs no credit, once all before it has it. A sabotaged path has lost count.
+        let has_all = self.fin_taken && self.taken.saturating_sub(END_MARK_BYTES as u64) <= self.allowed;
+        let room = usize::try_from(self.allowed.saturating_sub(self.delivered)).unwrap_or(usize::MAX);
+        let heeds_limits = self.heeds_limits();
+        let front = self.chunks.front_mut().filter(|chunk| chunk.due <= now)?;
+        let chunk = if has_all || !heeds_limits || front.bytes.len() <= room {
+            self.chunks.pop_front()?
+        } else if room > 0 {
+            Chunk { due: front.due, bytes: front.bytes.split_to(room), fin: false }
+        } else {
+            return None;
+        };
         let header = DataHeader { stream: 0, offset: self.delivered, epoch: 0, fin: chunk.fin };
         self.delivered += chunk.bytes.len() as u64;
         self.last_delivered = Some((header, chunk.bytes.clone()));
@@ -278,22 +351,76 @@ impl Relay {
 
     pub(crate) fn take_accept(&mut self, accept: Accept, now: u64, random: &mut Random) {
         if !self.is_dead {
-            self.credit = Some(Credit { limit: accept.limit, ..Credit::default() });
             self.accept = Some((self.due(now, random), accept));
         }
     }
 
-    pub(crate) fn take_credit(&mut self, credit: Credit, now: u64, random: &mut Random) {
+    pub(crate) fn take_credit(&mut self, mut credit: Credit, now: u64, random: &mut Random) {
         if self.is_dead {
             return;
+        }
+        if let Some(limit) = self.asked_of
+            && self.wants_sabotage(Sabotage::GrantDuringReclaim)
+            && limit > credit.limit
+        {
+            credit.limit = limit;
+            self.has_sabotaged = true;
         }
         if self.sabotage == Some(Sabotage::LoseCredit) && (self.has_sabotaged || random.percent(20)) {
             self.has_sabotaged = true;
             return;
         }
-        self.credit = Some(credit);
-        if !std::mem::replace(&mut self.credit_is_new, true) {
-            self.credit_due = self.due(now, random);
+        self.push_news(News::Credit(credit), now, random);
+    }
+
+    /// The consumer asks for the credit beyond `limit` back, of `granted`.
+    pub(crate) fn take_reclaim(&mut self, limit: u64, granted: u64, now: u64, random: &mut Random) {
+        if !self.is_dead {
+            self.asked_of = Some(granted);
+            self.push_news(News::Reclaim(limit), now, random);
+        }
+    }
+
+    fn push_news(&mut self, news: News, now: u64, random: &mut Random) {
+        let earliest = self.news.back().map_or(0, |(due, _)| *due);
+        // The latest state of credit is all that counts, until it is followed by something else.
+        if let (Some((_, News::Credit(latest))), News::Credit(credit)) = (self.news.back_mut(), news) {
+            *latest = credit;
+            return;
+        }
+        self.news.push_back((self.due(now, random).max(earliest), news));
+    }
+
+    /// Whether it passes nothing on beyond what it is allowed.
+    fn heeds_limits(&self) -> bool {
+        self.sabotage.is_none_or(|fault| matches!(fault, Sabotage::FreeBeforeLimit | Sabotage::GrantDuringReclaim))
+    }
+
+    /// Hears what the consumer has said, and answers what it asks.
+    fn hear_news(&mut self, now: u64, random: &mut Random) {
+        while self.news.front().is_some_and(|(due, _)| *due <= now)
+            && let Some((_, news)) = self.news.pop_front()
+        {
+            match news {
+                News::Credit(credit) => {
+                    self.allowed = self.allowed.max(credit.limit);
+                    self.credit = Some(credit);
+                    self.credit_is_new = true;
+                }
+                News::Reclaim(limit) => {
+                    let kept = self.allowed.min(limit.max(self.taken));
+                    if self.sabotage == Some(Sabotage::IgnoreReclaim) {
+                        self.has_sabotaged |= kept < self.allowed;
+                    } else {
+                        self.allowed = kept;
+                    }
+                    self.limit = Some((self.due(now, random), kept));
+                    let wanted = self.wanted.max(self.taken);
+                    if wanted > kept {
+                        self.want = Some((self.due(now, random), wanted));
+                    }
+                }
+            }
         }
     }
 
@@ -301,7 +428,8 @@ impl Relay {
         if !self.is_dead {
             self.is_dead = true;
             self.chunks.clear();
-            (self.want, self.credit, self.accept) = (None, None, None);
+            (self.want, self.limit) = (None, None);
+            self.forget_news();
             self.reverse_abort = Some((self.due(now, random), code, offset, text));
         }
     }
@@ -313,34 +441,53 @@ impl Relay {
         }
         if let Some((_, accept)) = self.accept.take_if(|(due, _)| *due <= now) {
             self.has_accepted = true;
-            self.limit_told = self.clamp(accept.limit);
+            self.allowed = accept.limit;
+            self.credit = Some(Credit { limit: accept.limit, ..Credit::default() });
+            self.limit_told = self.may_tell();
+            self.limit_told_max = self.limit_told;
             return Some(Reverse::Accept(Accept { limit: self.limit_told, ..accept }));
         }
-        let mut credit = self.credit.filter(|_| self.has_accepted && self.credit_due <= now)?;
+        if !self.has_accepted {
+            return None;
+        }
+        self.hear_news(now, random);
+        let mut credit = self.credit?;
         if random.percent(2) {
             let old = Credit { epoch: u32::MAX, received: u64::MAX, limit: u64::MAX, ..credit };
             return Some(Reverse::Credit(old));
         }
-        if self.wants_sabotage(Sabotage::InventCredit) && credit.limit < u64::MAX / 8 && self.taken >= credit.limit {
+        if self.wants_sabotage(Sabotage::InventCredit) && credit.limit < u64::MAX / 8 && self.taken >= self.allowed {
             self.has_sabotaged = true;
             credit.limit += 1_000;
+            self.allowed = credit.limit;
             self.limit_told = credit.limit;
+            self.limit_told_max = self.limit_told_max.max(self.limit_told);
             return Some(Reverse::Credit(credit));
         }
         if self.wants_sabotage(Sabotage::InventConsumed) && !credit.finished && random.percent(20) {
             self.has_sabotaged = true;
             return Some(Reverse::Credit(Credit { finished: true, ..credit }));
         }
-        let limit = self.clamp(credit.limit);
+        let limit = self.may_tell();
+        if limit < self.limit_told && self.asked.is_none() && self.taken < self.limit_told {
+            self.asked = Some(limit);
+            return Some(Reverse::Reclaim(Reclaim { stream: 0, epoch: credit.epoch, limit }));
+        }
+        // While the producer is asked, it is told no more than it is to keep.
+        let limit = limit.min(self.asked.unwrap_or(u64::MAX));
         if !std::mem::take(&mut self.credit_is_new) && limit <= self.limit_told {
             return None;
         }
-        self.limit_told = self.limit_told.max(limit);
+        if self.asked.is_none() {
+            self.limit_told = self.limit_told.max(limit);
+            self.limit_told_max = self.limit_told_max.max(limit);
+        }
         Some(Reverse::Credit(Credit { limit, ..credit }))
     }
 
-    fn clamp(&self, limit: u64) -> u64 {
-        limit.min(self.taken + self.allowance)
+    /// How far the producer may be let.
+    fn may_tell(&self) -> u64 {
+        self.allowed.min(self.taken + self.allowance)
     }
 
     /// Whether the opening is still under way.
@@ -348,8 +495,8 @@ impl Relay {
         self.open.is_some()
     }
 
-    /// The highest limit that the producer can know of.
-    pub(crate) fn limit_told(&self) -> u64 {
-        self.limit_told
+    /// The highest limit that the producer ever knew of.
+    pub(crate) fn limit_told_max(&self) -> u64 {
+        self.limit_told_max
     }
 }

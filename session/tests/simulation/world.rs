@@ -34,6 +34,8 @@ pub(crate) enum Failure {
     SecondOutcome { stream: usize },
     /// More is held than may be.
     Memory { held: u64, allowed: u64 },
+    /// Senders may send more than the policy counts, and so more than may be held.
+    Overcommitted { entitled: u64, allowed: u64 },
     /// Credit is held for streams that are gone.
     Leak { process: usize, bytes: u64 },
     /// Nothing happens any more, or not enough.
@@ -50,6 +52,8 @@ pub(crate) struct Report {
     pub(crate) clean: usize,
     pub(crate) aborted: usize,
     pub(crate) rounds: u64,
+    pub(crate) reclaims: u64,
+    pub(crate) reclaimed_bytes: u64,
 }
 
 struct World {
@@ -96,6 +100,8 @@ pub(crate) fn run(seed: u64, sabotage: Option<Sabotage>) -> Report {
         clean,
         aborted: world.producer_outcomes.len() - clean,
         rounds: world.now,
+        reclaims: world.processes.iter().map(|process| process.reclaims).sum(),
+        reclaimed_bytes: world.processes.iter().map(|process| process.reclaimed_bytes).sum(),
     }
 }
 
@@ -260,6 +266,10 @@ impl World {
             let marks = (streams * END_MARK_BYTES) as u64;
             let heads = (streams * LENGTH_BYTES_MAX) as u64;
             let allowed = process.config.budget_bytes + process.config.large_bytes + heads + marks;
+            let (entitled, counted) = process.entitled_bytes();
+            if entitled > counted {
+                return Err(Failure::Overcommitted { entitled, allowed: counted });
+            }
             for allowed in [allowed, process.policy.outstanding_bytes() + marks] {
                 if held > allowed {
                     return Err(Failure::Memory { held, allowed });
@@ -268,7 +278,7 @@ impl World {
         }
         for (stream, producer) in self.producers.iter().enumerate() {
             let longest = self.plan.streams[stream].messages.iter().map(encoded_bytes).max().unwrap_or(0);
-            let allowed = self.relays[stream].limit_told() + longest + END_MARK_BYTES as u64;
+            let allowed = self.relays[stream].limit_told_max() + longest + END_MARK_BYTES as u64;
             let written = producer.half.written();
             if written > allowed {
                 return Err(Failure::Memory { held: written, allowed });
