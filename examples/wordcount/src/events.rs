@@ -26,7 +26,8 @@ pub(crate) enum Event {
     /// Every counting mapper has sent the first half of its files and waits for the word to send the rest. It is told
     /// only where a job stalls.
     Halfway,
-    /// Every worker that counts has done its part; those of the stalled job may not have.
+    /// Every mapper that counts has sent everything and every reducer has counted it; those of the stalled job may not
+    /// have.
     Counted,
     /// How far the counting mappers are.
     Mapped(Mapped),
@@ -185,7 +186,7 @@ impl Teller {
         totals.write(Event::Halfway)
     }
 
-    /// A worker that counts has done its part. The last one of the process tells it, after all that they have done.
+    /// A mapper that counts has sent everything, or a reducer has counted it. The last one of the process tells it, after all that they have done.
     pub(crate) fn counted(&self) -> io::Result<()> {
         let mut totals = self.totals();
         totals.uncounted = totals.uncounted.saturating_sub(1);

@@ -52,9 +52,9 @@ pub(crate) struct Tally {
 pub(crate) struct Stalled {
     /// The first half: until all that was sent of it was counted.
     pub(crate) alone: Half,
-    /// The other half: until the last counting reducer had done its part.
+    /// The other half: until the last reducer had counted everything.
     pub(crate) beside: Half,
-    /// The job's streams when the others had done their part.
+    /// The job's streams when the others had counted everything.
     pub(crate) then: Filled,
     /// What its mappers sent in all.
     pub(crate) filled: Filled,

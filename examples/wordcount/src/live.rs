@@ -122,7 +122,7 @@ impl<'a> Live<'a> {
         filled.blocked + filled.wordless == self.plan.stalled_streams() as u64
     }
 
-    /// Whether all counting mappers and reducers have done their part.
+    /// Whether all counting mappers have sent everything, and the reducers have counted it.
     pub(crate) fn is_counted(&self) -> bool {
         let processes = if self.plan.embedded { self.plan.nodes.len() } else { 2 * self.plan.jobs * self.plan.width() };
         self.counted == processes

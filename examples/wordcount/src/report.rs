@@ -49,7 +49,7 @@ pub(crate) struct Summary {
     /// 10^6 bytes of payload a second, while the clock ran.
     pub(crate) stream_mb_per_s: f64,
     /// From the word to begin until the last reducer was gone, and with it the node that it was embedded with, if any.
-    /// Where a job stalled: the time of the two halves, until the last reducer had written its counts.
+    /// Where a job stalled: the time of the two halves, until the last reducer had counted all of it.
     pub(crate) seconds: f64,
     /// From the first certificate until all streams were open.
     pub(crate) setup_seconds: f64,
@@ -67,7 +67,7 @@ pub(crate) struct Summary {
 pub(crate) struct StallSummary {
     /// Who slept.
     pub(crate) stalled_reducers: usize,
-    /// Streams to them that had more to send and were blocked when all others had done their part.
+    /// Streams to them that had more to send and were blocked when all others had counted everything.
     pub(crate) stalled_streams: u64,
     /// Payload that these streams had taken by then, none of it read.
     pub(crate) stalled_bytes: u64,

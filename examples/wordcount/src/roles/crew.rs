@@ -68,15 +68,12 @@ pub(super) async fn run(shared: Shared, workers: impl IntoIterator<Item = Worker
     for worker in workers {
         let shared = shared.clone();
         tasks.spawn(async move {
-            let counts = !shared.plan.is_stalled(worker.job);
-            let teller = shared.teller.clone();
             let done = match worker.part {
-                Part::Map if counts => map::run(shared, worker).await,
-                Part::Map => stall::run(shared, worker).await,
+                Part::Map if shared.plan.is_stalled(worker.job) => stall::run(shared, worker).await,
+                Part::Map => map::run(shared, worker).await,
                 Part::Reduce => reduce::run(shared, worker).await,
             };
-            let told = done.and_then(|()| if counts { teller.counted().map_err(RoleError::untold) } else { Ok(()) });
-            told.map_err(|error| Failed { worker, error })
+            done.map_err(|error| Failed { worker, error })
         });
     }
     while let Some(done) = tasks.join_next().await {

@@ -35,7 +35,7 @@ pub(super) async fn run(mut shared: Shared, worker: Worker) -> Result<(), RoleEr
     match send_all(&files, &mut senders, &mut shared).await {
         Ok(()) => {
             future::try_join_all(senders.into_iter().map(Sender::finish)).await?;
-            Ok(())
+            shared.teller.counted().map_err(RoleError::untold)
         }
         Err(error) => {
             // The reducers are told why, rather than that a sender was dropped.

@@ -22,10 +22,15 @@ pub(super) async fn run(mut shared: Shared, worker: Worker) -> Result<(), RoleEr
     let mappers = Expected::names((0..mappers).map(Plan::mapper))?;
     let consumer = shared.job(worker)?.consumer(Plan::reducer(worker.index))?.bind().await?;
     let gather = consumer.gather(mappers);
-    if shared.plan.is_stalled(worker.job) {
+    let sleeps = shared.plan.is_stalled(worker.job);
+    if sleeps {
         shared.words.wait_for(Word::Wake).await;
     }
     let counts = gather_all(gather, worker.job, &shared.teller).await?;
+    if !sleeps {
+        // Before they are written: a rate that is told is that of counting.
+        shared.teller.counted().map_err(RoleError::untold)?;
+    }
     counts.write(&shared.counts_path(worker)).map_err(RoleError::launcher("cannot write the counts"))
 }
 
