@@ -25,7 +25,7 @@ pub(crate) struct Produce {
 }
 
 impl Produce {
-    /// Says nothing when it has opened all; after the order to stop, the [`Total`] that was consumed.
+    /// Says `()` once it has opened all streams; after the order to stop, says the [`Total`] that was consumed.
     pub(super) async fn run(self, parent: &mut Parent) -> Result<(), BenchError> {
         let Self { place, address, load } = self;
         let attachment = place.attach(Attachment::builder()).await?;
