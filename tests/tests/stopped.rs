@@ -77,15 +77,16 @@ async fn stands_still(daemon: &Daemon) {
     .await;
 }
 
-async fn stopped_consumer(node_b: &Daemon) -> Process {
-    let more = [("consumer", "sleeper"), ("streams", &STREAMS.to_string()), ("then", "close")];
+async fn bound_consumer(node_b: &Daemon) -> Process {
+    let streams = STREAMS.to_string();
+    let more = [("consumer", "sleeper"), ("streams", streams.as_str()), ("then", "close")];
     let mut sleeper = process::spawn("consume", arguments(&node_b.local, &more));
     sleeper.says("bound").await;
     sleeper
 }
 
 #[tokio::test]
-async fn a_stopped_consumer_leaves_its_node_no_more_than_its_quota_and_no_other_stream_feels_it() {
+async fn a_bound_consumer_leaves_its_node_no_more_than_its_quota_and_no_other_stream_feels_it() {
     in_time(async {
         let quota = |id: &str, toml: &mut String| {
             if id == "node-b" {
@@ -95,7 +96,7 @@ async fn a_stopped_consumer_leaves_its_node_no_more_than_its_quota_and_no_other_
         let cluster = Cluster::builder().config(quota).start().await;
         let (node_a, node_b) = (cluster.node("node-a"), cluster.node("node-b"));
         let (a, b) = (node_a.attach().await, node_b.attach().await);
-        let mut sleeper = stopped_consumer(node_b).await;
+        let mut sleeper = bound_consumer(node_b).await;
         let mut sending = JoinSet::new();
         let base = resident_bytes(node_b.pid);
         // More than the sleeper and the quota can hold together.
@@ -150,7 +151,7 @@ async fn a_stopped_producer_keeps_nothing_of_its_consumers_budget() {
         let job = b.job(JOB, RUN).expect("a job");
         let mut consumer = job.consumer("consumer").expect("a name").bind().await.expect("bound");
         let address = format!("{JOB}/consumer@node-b");
-        let more = [("producer", "stopped"), ("address", &address), ("bytes", "1000"), ("then", "send")];
+        let more = [("producer", "stopped"), ("address", address.as_str()), ("bytes", "1000"), ("then", "send")];
         let stopped = process::spawn("produce", arguments(&node_a.local, &more));
         let mut receiver = consumer.accept().await.expect("the stream");
         let received = Arc::new(AtomicUsize::new(0));
@@ -168,7 +169,8 @@ async fn a_stopped_producer_keeps_nothing_of_its_consumers_budget() {
         // All of them at once, though together they need the whole budget many times.
         let mut sending = JoinSet::new();
         for number in 0..16 {
-            let (sender, receiver) = tokio::join!(open(&a, &format!("other-{number}"), "consumer"), consumer.accept());
+            let name = format!("other-{number}");
+            let (sender, receiver) = tokio::join!(open(&a, &name, "consumer"), consumer.accept());
             let mut receiver = receiver.expect("the stream");
             sending.spawn(async move {
                 let receiving = async {
