@@ -13,7 +13,7 @@ use trunkline_proto::{
     message::{Bind, Refused, Unbind},
 };
 
-use super::{Admission, BindTally, Cell, Delivery, Ended, GatherQueue, LINGER, ReceiveCell, Shared, lock, wake};
+use super::{Admission, BindTally, Cell, Delivery, Ended, GatherQueue, LINGER, News, ReceiveCell, Shared, lock, wake};
 use crate::{error::Error, gather::Expected, receiver::ProducerInfo};
 
 /// Why a stream that nobody took is refused.
@@ -352,6 +352,7 @@ impl BindCell {
             // It tells its own refusal.
             cell.cancel(shared, Code::ConsumerClosed, UNTAKEN);
         }
+        shared.tell(stream, Some(News::Opened));
         Ok(cell)
     }
 

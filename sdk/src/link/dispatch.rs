@@ -45,6 +45,16 @@ impl<T: Transport> Link<T> {
                     cell.handle_want(&self.shared, want.wanted);
                 }
             }
+            Frame::Reclaim(reclaim) => {
+                if let Some(cell) = self.senders.get(&reclaim.stream) {
+                    cell.handle_reclaim(&self.shared, &reclaim);
+                }
+            }
+            Frame::Limit(limit) => {
+                if let Some(Receiving { cell, .. }) = self.receivers.get(&limit.stream) {
+                    cell.handle_limit(&self.shared, &limit);
+                }
+            }
             Frame::Incoming(incoming) => self.incoming(incoming)?,
             Frame::Accept(accept) => {
                 if let Some(cell) = self.senders.get(&accept.stream) {
@@ -78,8 +88,6 @@ impl<T: Transport> Link<T> {
             | Frame::Open(_)
             | Frame::Resume(_)
             | Frame::Resumed(_)
-            | Frame::Reclaim(_)
-            | Frame::Limit(_)
             | Frame::Consumed(_)
             | Frame::ConsumedAck(_) => {
                 return Err("the node sent a frame that may not stand on a link to a process".to_owned());

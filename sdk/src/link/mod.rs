@@ -50,7 +50,7 @@ use crate::metrics::Counters;
 
 pub(crate) use bind_cell::{BindCell, BindEnd};
 pub(crate) use bind_tally::BindTally;
-pub(crate) use budget::{CreditBook, News, SendBudget};
+pub(crate) use budget::{CreditBook, Decision, News, SendBudget, Verdict};
 pub(crate) use connect::{Attached, Options, Target, attach};
 pub(crate) use gather_queue::{Admission, GatherQueue, Popped, Token};
 pub(crate) use latch::Latch;
@@ -116,8 +116,8 @@ impl Shared {
     /// Tells the credit policy, and the streams what follows from it. Call it with no lock held.
     pub(crate) fn tell(&self, stream: u64, news: Option<News>) {
         let Some(news) = news else { return };
-        for (cell, limit) in self.credit.tell(stream, news) {
-            cell.grant(self, limit);
+        for Decision { cell, verdict, number } in self.credit.tell(stream, news) {
+            cell.handle_verdict(self, verdict, number);
         }
     }
 }

@@ -10,11 +10,11 @@ use trunkline_proto::{
     code::Code,
     frame::{DataHeader, Frame},
     id::Incarnation,
-    message::{Abort, Accept, Credit, Reclaim},
+    message::{Abort, Accept, Credit, Limit, Reclaim},
 };
 use trunkline_session::{Aborted, Read, ReadBytes, ReceiveHalf, ReceiveOutput};
 
-use super::{BindTally, Cell, Ended, GatherQueue, News, Shared, lock};
+use super::{BindTally, Cell, Ended, GatherQueue, News, Shared, Verdict, lock};
 use crate::{metrics::Counters, receiver::ProducerInfo};
 
 /// The receiving end of one stream.
@@ -46,6 +46,8 @@ struct Inner {
     queued: bool,
     /// The credit policy knows the stream.
     accounted: bool,
+    /// The number of the policy's last reclaim.
+    reclaim_number: u64,
     /// Whoever reads the stream was told, or has seen, that after the unread messages nothing follows.
     end_told: bool,
     /// This process gave the stream up.
@@ -168,6 +170,7 @@ impl ReceiveCell {
                 unsaid: false,
                 queued: true,
                 accounted: true,
+                reclaim_number: 0,
                 end_told: false,
                 given_up: false,
             }),
@@ -374,10 +377,28 @@ impl ReceiveCell {
         self.settle(shared, inner, delivered);
     }
 
-    /// The policy allows the stream up to `limit`.
-    pub(crate) fn grant(self: &Arc<Self>, shared: &Shared, limit: u64) {
+    /// The sender has given credit back.
+    pub(crate) fn handle_limit(self: &Arc<Self>, shared: &Shared, limit: &Limit) {
         let mut inner = self.lock();
-        inner.half.handle_grant(limit);
+        let limited = inner.half.handle_limit(limit);
+        // An answer that contradicts what was sent ends the stream.
+        let delivered = inner.deliver(0);
+        self.settle(shared, inner, delivered);
+        shared.tell(self.id, limited.map(News::Limited));
+    }
+
+    /// The policy has decided. A grant that a later reclaim has overtaken is void: the reclaim was decided in its knowledge,
+    /// and asks for it back.
+    pub(crate) fn handle_verdict(self: &Arc<Self>, shared: &Shared, verdict: Verdict, number: u64) {
+        let mut inner = self.lock();
+        match verdict {
+            Verdict::Granted(_) if number < inner.reclaim_number => return,
+            Verdict::Granted(limit) => inner.half.handle_grant(limit),
+            Verdict::Reclaimed(limit) => {
+                inner.reclaim_number = number;
+                inner.half.reclaim(limit);
+            }
+        }
         let queued = inner.queue();
         drop(inner);
         if queued {

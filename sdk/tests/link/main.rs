@@ -24,6 +24,7 @@ mod receive;
 mod receive_bytes;
 mod receive_counts;
 mod receive_many;
+mod reclaim;
 mod relay;
 mod scatter;
 mod send;

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use trunkline_proto::{
     code::Code,
     id::{ConsumerAddress, Incarnation, JobId, ProducerName, Weight},
-    message::{Accept, Credit, Open},
+    message::{Accept, Credit, Open, Reclaim},
 };
 use trunkline_session::{Aborted, Finished, SendHalf, SendOutput, encoded_bytes};
 
@@ -232,8 +232,9 @@ impl Inner {
     fn advance(&mut self, shared: &Shared, cell: &Arc<SendCell>) -> Vec<Waker> {
         let Some(length) = self.held.as_ref().map(Bytes::len) else { return Vec::new() };
         if self.half.admits(length).is_err() {
-            // Blocked, and the want is known; or over, and what is held goes with the rest.
-            return Vec::new();
+            // Blocked, and the want is known; or over, and what is held goes with the rest. Credit that was there when
+            // the place in the queue was taken may have been reclaimed.
+            return self.leave_budget(shared);
         }
         let cost = encoded_bytes(length);
         if !self.claim(shared, cost, cost, &Waker::from(Arc::clone(cell))) {
@@ -416,6 +417,19 @@ impl SendCell {
         wake(waker);
         wake(wakers);
         over && !control
+    }
+
+    /// The node asks for credit back that was not used. The answer goes out in a turn for control, behind the data that
+    /// was handed over before.
+    pub(crate) fn handle_reclaim(self: &Arc<Self>, shared: &Shared, reclaim: &Reclaim) {
+        let mut inner = self.lock();
+        inner.half.handle_reclaim(reclaim);
+        let mut wakers = inner.settle(shared);
+        wakers.extend(inner.advance(shared, self));
+        let control = inner.half.has_output() && inner.queue_control();
+        drop(inner);
+        self.queue(shared, control, false);
+        wake(wakers);
     }
 
     /// The stream ended by another's wish, or by the loss of the link.
