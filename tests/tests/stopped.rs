@@ -86,7 +86,7 @@ async fn bound_consumer(node_b: &Daemon) -> Process {
 }
 
 #[tokio::test]
-async fn a_bound_consumer_leaves_its_node_no_more_than_its_quota_and_no_other_stream_feels_it() {
+async fn a_stopped_consumer_leaves_its_node_no_more_than_its_quota_and_no_other_stream_feels_it() {
     in_time(async {
         let quota = |id: &str, toml: &mut String| {
             if id == "node-b" {
@@ -112,7 +112,8 @@ async fn a_bound_consumer_leaves_its_node_no_more_than_its_quota_and_no_other_st
         .await;
         sleeper.signal(Signal::STOP);
         stands_still(node_b).await;
-        assert!(sending.try_join_next().is_none(), "it was stopped in mid-stream");
+        let ended = sending.try_join_next();
+        assert!(ended.is_none(), "it was stopped in mid-stream, and not ended: {ended:?}");
 
         let peak = peak_bytes(node_b.pid);
         assert!(
