@@ -457,7 +457,8 @@ impl ReceiveHalf {
             State::Ended => self.received - END_MARK_BYTES as u64,
             _ => self.received,
         };
-        if limit.limit > self.limit || limit.limit < used.min(self.limit).max(asked.limit.min(self.limit)) {
+        // A grant that was not told before RECLAIM is no credit that the other side could keep.
+        if limit.limit > self.limit || limit.limit < used.min(self.limit).max(asked.limit.min(self.limit_told)) {
             let text =
                 format!("a limit of {} was given back, where {used} bytes had come of {}", limit.limit, self.limit);
             self.refuse(Code::Protocol, text);

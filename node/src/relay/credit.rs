@@ -134,8 +134,8 @@ impl Relay {
 
     /// What the side below allows has changed.
     pub(super) fn tell_ceiling(&self) {
-        let (number, allowed) = (self.number, self.state.borrow().allowed);
-        self.with_pool(|pool| pool.tell(|policy| policy.ceiling(number, allowed)));
+        let (number, ceiling) = (self.number, self.state.borrow().ceiling());
+        self.with_pool(|pool| pool.tell(|policy| policy.ceiling(number, ceiling)));
     }
 
     /// The upper side wants more: the pool is to know, and how far the stream has come.
@@ -160,17 +160,25 @@ impl Relay {
         self.with_pool(|pool| pool.tell(|policy| policy.consumed(number, passed)));
     }
 
-    /// The upper side has sent its last byte: it need not answer what it was asked.
-    pub(super) fn settle_reclaim(&self) {
-        let kept = {
+    /// The upper side has sent its last byte: it need not answer what it was asked, and needs no more.
+    pub(super) fn settle(&self) {
+        let (kept, ceiling) = {
             let mut state = self.state.borrow_mut();
-            let Some(Reclaiming { limit, .. }) = state.reclaiming else { return };
-            let kept = limit.max(state.content());
-            state.keep(kept);
-            kept
+            let kept = state.reclaiming.map(|reclaiming| reclaiming.limit.max(state.content()));
+            if let Some(kept) = kept {
+                state.keep(kept);
+            }
+            (kept, state.ceiling())
         };
         let number = self.number;
-        self.with_pool(|pool| pool.tell(|policy| policy.limited(number, kept)));
+        self.with_pool(|pool| {
+            pool.tell(|policy| {
+                if let Some(kept) = kept {
+                    policy.limited(number, kept);
+                }
+                policy.ceiling(number, ceiling);
+            });
+        });
     }
 
     fn with_pool(&self, with: impl FnOnce(&super::Pool)) {
@@ -191,6 +199,11 @@ impl State {
     pub(super) fn content(&self) -> u64 {
         let end = if self.fin_taken { self.taken.saturating_sub(MARK) } else { self.taken };
         end.min(self.told_limit)
+    }
+
+    /// Beyond this the pool need grant nothing: the side below does not allow it, or it will not come.
+    fn ceiling(&self) -> u64 {
+        if self.fin_taken { self.allowed.min(self.content()) } else { self.allowed }
     }
 
     /// How far may be passed on: as far as the side below allows. The end mark needs no credit; that bytes are the mark

@@ -244,7 +244,7 @@ impl Relay {
         }
         self.mark_data();
         if fin {
-            self.settle_reclaim();
+            self.settle();
         }
         if self.state.borrow().want_dirty {
             self.mark_news(Side::Down);

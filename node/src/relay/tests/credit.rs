@@ -210,6 +210,7 @@ fn who_need_not_be_asked_is_not() {
     let rig = Rig::accepted(None, 1000);
     rig.send(0, 200, false);
     rig.send(200, END_MARK_BYTES, true);
+    assert_eq!(rig.policy.answers(), [200], "what it has over is free");
     rig.ask_back(100);
     assert_eq!((rig.policy.answers(), Rig::entries(&rig.up)), (vec![200], 0));
 }
