@@ -457,7 +457,7 @@ impl ReceiveHalf {
             State::Ended => self.received - END_MARK_BYTES as u64,
             _ => self.received,
         };
-        if limit.limit > self.limit || limit.limit < used.min(self.limit).max(asked.limit.min(self.limit)) {
+        if limit.limit > self.limit || limit.limit < used.min(self.limit).max(asked.limit.min(self.limit_told)) {
             let text =
                 format!("a limit of {} was given back, where {used} bytes had come of {}", limit.limit, self.limit);
             self.refuse(Code::Protocol, text);
@@ -470,9 +470,10 @@ impl ReceiveHalf {
         Some(self.limit)
     }
 
-    /// The limit that the other side may be told: while credit is asked back, no more than what it is to keep.
+    /// The limit that the other side may be told: while credit is asked back, no more than what it is to keep, and nothing
+    /// that it was not told before, for its answer may be on the way already.
     fn limit_to_tell(&self) -> u64 {
-        self.reclaiming.map_or(self.limit, |reclaiming| self.limit.min(reclaiming.limit))
+        self.reclaiming.map_or(self.limit, |reclaiming| self.limit.min(reclaiming.limit).min(self.limit_told))
     }
 
     /// What is to be sent next.
