@@ -457,8 +457,7 @@ impl ReceiveHalf {
             State::Ended => self.received - END_MARK_BYTES as u64,
             _ => self.received,
         };
-        // A grant that was not told before RECLAIM is no credit that the other side could keep.
-        if limit.limit > self.limit || limit.limit < used.min(self.limit).max(asked.limit.min(self.limit_told)) {
+        if limit.limit > self.limit || limit.limit < used.min(self.limit).max(asked.limit.min(self.limit)) {
             let text =
                 format!("a limit of {} was given back, where {used} bytes had come of {}", limit.limit, self.limit);
             self.refuse(Code::Protocol, text);

@@ -300,6 +300,12 @@ impl SendHalf {
         if self.is_over() { 0 } else { self.written - self.received }
     }
 
+    /// Bytes that were sent and that the other process is not known to have.
+    #[must_use]
+    pub fn unacknowledged_bytes(&self) -> u64 {
+        if self.is_over() { 0 } else { self.sent - self.received }
+    }
+
     /// Bytes that count against what all senders of the process may hold: written, allowed or sent, and not received.
     ///
     /// What lies beyond the limit is not counted: the end of the one message that reached it, and messages whose credit was

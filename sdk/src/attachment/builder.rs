@@ -1,14 +1,16 @@
 //! The settings of an attachment, and the ways to make one.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::OsString,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use trunkline_proto::{framing::MESSAGE_BYTES_LIMIT, version};
+use trunkline_proto::{framing::MESSAGE_BYTES_LIMIT, id::JobName, version};
 
 use super::{Attachment, Handle};
 use crate::{
@@ -36,6 +38,7 @@ impl Default for AttachmentBuilder {
             options: Options {
                 software: version::SOFTWARE.to_owned(),
                 receive_budget_bytes: 256 << 20,
+                job_receive_budgets: BTreeMap::new(),
                 send_budget_bytes: 256 << 20,
                 message_bytes_max: 64 << 20,
                 connect_timeout: Duration::from_secs(10),
@@ -61,9 +64,26 @@ impl AttachmentBuilder {
         self
     }
 
+    /// What the streams to this process's consumers of one job may hold of the receive budget together, in bytes, at least
+    /// 64 KiB: so that no other job's streams lack credit while that job does not read. A job that is not named may use as
+    /// much as there is. It holds for every run of the job. Messages of the job that are longer than their stream's window
+    /// may hold as much again, or one message if that is longer.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) when the name is not one of a job.
+    pub fn job_receive_budget_bytes(
+        mut self,
+        job: impl TryInto<JobName, Error: fmt::Display>,
+        bytes: u64,
+    ) -> Result<Self, Error> {
+        self.options.job_receive_budgets.insert(job.try_into().map_err(Error::invalid)?, bytes);
+        Ok(self)
+    }
+
     /// What all streams from this process may hold together, in bytes: messages that `send` took and that the consumers'
-    /// processes are not known to have yet. 256 MiB unless told. When it is used up, `send` waits; the message that uses it
-    /// up may exceed it.
+    /// processes are not known to have yet. 256 MiB unless told. When it is used up, `send` waits, and those who wait go on
+    /// in their order; the message that uses it up may exceed it. Of a message that reaches beyond its consumer's credit,
+    /// only what has credit counts, so that streams that are stalled keep no room from the others.
     pub fn send_budget_bytes(mut self, bytes: u64) -> Self {
         self.options.send_budget_bytes = bytes;
         self
@@ -160,7 +180,15 @@ impl AttachmentBuilder {
 
     /// Whether the settings are in range.
     fn check(&self) -> Result<(), Error> {
-        let Options { receive_budget_bytes, send_budget_bytes, message_bytes_max, stall_warn, .. } = self.options;
+        let &Options { receive_budget_bytes, send_budget_bytes, message_bytes_max, stall_warn, .. } = &self.options;
+        for (job, &bytes) in &self.options.job_receive_budgets {
+            if bytes < RECEIVE_BUDGET_BYTES_MIN {
+                let least = RECEIVE_BUDGET_BYTES_MIN;
+                return Err(Error::invalid(format!(
+                    "a receive budget of {bytes} bytes for job {job}; at least {least}"
+                )));
+            }
+        }
         if receive_budget_bytes < RECEIVE_BUDGET_BYTES_MIN {
             let least = RECEIVE_BUDGET_BYTES_MIN;
             return Err(Error::invalid(format!("a receive budget of {receive_budget_bytes} bytes; at least {least}")));

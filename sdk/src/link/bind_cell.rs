@@ -334,7 +334,7 @@ impl BindCell {
         };
         shared.counters.accepts.increment();
         let (incarnation, tally) = (self.incarnation, Arc::clone(&self.tally));
-        let cell = shared.credit.open(stream, |limit| {
+        let cell = shared.credit.open(stream, &self.job.name, |limit| {
             let message_bytes_max = shared.message_bytes_max;
             Arc::new(ReceiveCell::new(stream, producer, incarnation, tally, delivery, limit, message_bytes_max))
         });

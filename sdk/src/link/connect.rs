@@ -1,6 +1,7 @@
 //! How a link comes about: the thread is started, connects to the node or starts one, and serves the link until it ends.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,7 +13,7 @@ use tokio::{net::UnixStream, sync::oneshot};
 use tracing::Instrument as _;
 use trunkline_proto::{
     frame::{Decoder, Frame},
-    id::NodeId,
+    id::{JobName, NodeId},
     message::LinkHello,
     outgoing::Outgoing,
     version::{NoCommonVersion, Offer},
@@ -37,6 +38,8 @@ const NODE_THREAD_NAME: &str = "trunkline-node";
 pub(crate) struct Options {
     pub(crate) software: String,
     pub(crate) receive_budget_bytes: u64,
+    /// What the streams to consumers of a job may hold of that together; a job that is not here, as much as there is.
+    pub(crate) job_receive_budgets: BTreeMap<JobName, u64>,
     pub(crate) send_budget_bytes: u64,
     pub(crate) message_bytes_max: usize,
     pub(crate) connect_timeout: Duration,

@@ -15,8 +15,8 @@
 
 mod bind_cell;
 mod bind_tally;
-mod budget;
 mod connect;
+mod credit_book;
 mod dispatch;
 #[cfg(feature = "embedded")]
 mod embedded;
@@ -29,6 +29,7 @@ mod losses;
 mod ready;
 mod receive_cell;
 mod retry;
+mod send_budget;
 mod send_cell;
 mod socket;
 mod stalls;
@@ -50,13 +51,14 @@ use crate::metrics::Counters;
 
 pub(crate) use bind_cell::{BindCell, BindEnd};
 pub(crate) use bind_tally::BindTally;
-pub(crate) use budget::{CreditBook, Decision, News, SendBudget, Verdict};
 pub(crate) use connect::{Attached, Options, Target, attach};
+pub(crate) use credit_book::{CreditBook, Decision, News, Verdict};
 pub(crate) use gather_queue::{Admission, GatherQueue, Popped, Token};
 pub(crate) use latch::Latch;
 pub(crate) use lingering::{LINGER, Lingering};
 pub(crate) use ready::{Cell, Ready, Served, Turn};
 pub(crate) use receive_cell::{Delivery, ReceiveCell};
+pub(crate) use send_budget::SendBudget;
 pub(crate) use send_cell::{Looked, Refusal, SendCell, Stream};
 pub(crate) use stalls::Stalls;
 pub(crate) use subscribers::{Subscribers, Subscription};
@@ -94,9 +96,12 @@ impl Shared {
             large_bytes: options.message_bytes_max as u64 + 64,
             ..SharedBudgetConfig::default()
         };
+        let mut budget = SharedBudget::new(config);
+        let caps =
+            options.job_receive_budgets.iter().map(|(job, bytes)| (job.clone(), budget.add_cap(*bytes))).collect();
         Self {
             ready: Ready::default(),
-            credit: CreditBook::new(Box::new(SharedBudget::new(config))),
+            credit: CreditBook::new(Box::new(budget), caps),
             send_budget: SendBudget::new(options.send_budget_bytes),
             lingering: Lingering::default(),
             stalls: Stalls::new(options.stall_warn),

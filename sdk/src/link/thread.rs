@@ -1,7 +1,7 @@
 //! The loop of the link's thread: read and dispatch, ask the ready cells for output, write, wait.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,10 +17,15 @@ use trunkline_session::SendOutput;
 use super::{
     BindCell, BindEnd, Cell, Ended, ReceiveCell, SendCell, Served, Shared, Turn,
     transport::{Came, Transport},
+    wake,
 };
 
 /// While the send budget is short, the other processes are asked so often to say what they have.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
+/// So many streams at once, in rotation: the answers of all of a hundred thousand would be a load of their own.
+const ASKS_MAX: usize = 1_000;
+/// And so many are looked at for that.
+const ASK_LOOKS_MAX: usize = 10_000;
 
 /// The link, as its thread sees it.
 pub(super) struct Link<T> {
@@ -30,8 +35,8 @@ pub(super) struct Link<T> {
     pub(super) node: NodeId,
     /// How the node is named in errors.
     name: String,
-    /// Streams from this process, by id: from OPEN sent to the end.
-    pub(super) senders: HashMap<u64, Arc<SendCell>>,
+    /// Streams from this process, by id: from OPEN sent to the end. In order, for they are asked in rotation.
+    pub(super) senders: BTreeMap<u64, Arc<SendCell>>,
     /// Streams to this process, by id: from INCOMING to the end.
     pub(super) receivers: HashMap<u64, Receiving>,
     /// Binds, by id: from BIND sent to UNBIND sent or REFUSED.
@@ -42,6 +47,8 @@ pub(super) struct Link<T> {
     flushing: VecDeque<Flush>,
     /// When the other processes may be asked next to say what they have.
     ask_at: Instant,
+    /// The stream that is asked first then.
+    ask_from: u64,
     /// When sends that wait are looked through next; `None` for never.
     pub(super) stalls_at: Option<Instant>,
     /// Closing has begun.
@@ -83,13 +90,14 @@ impl<T: Transport> Link<T> {
             transport,
             node,
             name,
-            senders: HashMap::new(),
+            senders: BTreeMap::new(),
             receivers: HashMap::new(),
             binds: HashMap::new(),
             next_stream: 2,
             next_bind: 1,
             flushing: VecDeque::new(),
             ask_at: now,
+            ask_from: 0,
             close_by: None,
             pieces: Vec::new(),
         }
@@ -180,8 +188,15 @@ impl<T: Transport> Link<T> {
     fn ask(&mut self) {
         if self.shared.send_budget.is_short() && Instant::now() >= self.ask_at {
             self.ask_at = Instant::now() + ASK_INTERVAL;
-            for cell in self.senders.values() {
-                cell.ask(&self.shared);
+            wake(self.shared.send_budget.revoke());
+            let rotation = self.senders.range(self.ask_from..).chain(self.senders.range(..self.ask_from));
+            let mut asked = 0;
+            for (looked, (&stream, cell)) in rotation.enumerate() {
+                if asked == ASKS_MAX || looked == ASK_LOOKS_MAX {
+                    self.ask_from = stream;
+                    break;
+                }
+                asked += usize::from(cell.ask(&self.shared));
             }
         }
     }
@@ -418,6 +433,7 @@ mod tests {
         let shared = Arc::new(Shared::new(&Options {
             software: String::new(),
             receive_budget_bytes: 1 << 20,
+            job_receive_budgets: BTreeMap::new(),
             send_budget_bytes: 1 << 20,
             message_bytes_max: 1 << 20,
             connect_timeout: Duration::MAX,

@@ -173,9 +173,13 @@ pub(crate) async fn open(attachment: &Attachment, link: &mut Link, limit: u64) -
 pub(crate) async fn open_from(attachment: &Attachment, link: &mut Link, name: &str, limit: u64) -> (Sender, u64) {
     let producer = job(attachment).producer(name).unwrap();
     let answer = async {
-        let Frame::Open(open) = link.next().await else { panic!("an OPEN is expected") };
-        link.push(Accept { stream: open.stream, incarnation: Incarnation::from_bits(9), limit }).await;
-        open.stream
+        let opened = |frame: &Frame| match frame {
+            Frame::Open(open) => Some(open.stream),
+            _ => None,
+        };
+        let stream = link.find(opened).await;
+        link.push(Accept { stream, incarnation: Incarnation::from_bits(9), limit }).await;
+        stream
     };
     let (sender, stream) = tokio::join!(producer.open("job/sink@node-b"), answer);
     (sender.unwrap(), stream)

@@ -29,4 +29,5 @@ mod relay;
 mod scatter;
 mod send;
 mod sending;
+mod stalled;
 mod weights;

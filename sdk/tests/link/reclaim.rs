@@ -1,16 +1,17 @@
 //! Credit that is asked back: by the node from a producer, and by a consumer's process from its node.
 
-use std::pin::pin;
+use std::{collections::BTreeMap, pin::pin};
 
-use trunkline::Bytes;
+use trunkline::{Attachment, Bytes, Code, ErrorKind};
 use trunkline_proto::{
     frame::Frame,
-    message::{Limit, Reclaim},
+    message::{Bound, Limit, Reclaim, Want},
 };
 
 use crate::{
     close::{CLOG_BYTES, CLOG_CREDIT, clog},
-    fake_node::{Link, attach, credit, framed, open, poll_once},
+    fake_node::{FakeNode, Link, attach, bind, credit, framed, open, poll_once},
+    receive::aborted,
 };
 
 fn reclaim(stream: u64, limit: u64) -> Reclaim {
@@ -92,4 +93,118 @@ async fn the_answer_to_a_reclaim_stands_behind_the_data_that_was_handed_over_and
         assert_eq!(header.offset, came);
         came += payload.len() as u64;
     }
+}
+
+#[tokio::test]
+async fn a_permit_is_honoured_though_its_credit_was_asked_back() {
+    let (attachment, mut link) = attach().await;
+    let (mut sender, stream) = open(&attachment, &mut link, 1000).await;
+    let permit = sender.reserve(5).await.unwrap();
+    link.push(reclaim(stream, 0)).await;
+    assert_eq!(limit_of(&mut link, stream).await, 0);
+    permit.send(Bytes::from_static(b"hello")).unwrap();
+    // It waits for credit, is wanted, and keeps no room from others.
+    assert_eq!(want_of(&mut link, stream).await, 6);
+    assert_eq!(attachment.metrics().send_budget_used_bytes, 0);
+    link.push(credit(stream, 0, 6)).await;
+    assert_eq!(link.data(stream, 6).await, framed(&[b"hello"]));
+    assert_eq!(attachment.metrics().send_budget_used_bytes, 6);
+}
+
+#[tokio::test]
+async fn what_idle_streams_hold_is_asked_back_for_one_that_wants() {
+    let node = FakeNode::listen();
+    let builder = Attachment::builder().receive_budget_bytes(64 << 10);
+    let (attachment, mut link) = tokio::join!(builder.connect(&node.path), node.greet());
+    let (_consumer, bind) = bind(&attachment.unwrap(), &mut link).await;
+    let streams: Vec<u64> = (0..20).map(|number| 2 * number + 1).collect();
+    let mut held = BTreeMap::new();
+    for &stream in &streams {
+        held.insert(stream, link.offer(bind, stream, "map").await);
+    }
+    let wanting = [streams[18], streams[19]];
+    for stream in wanting {
+        link.push(Want { stream, epoch: 0, wanted: 1 << 20 }).await;
+    }
+    while wanting.iter().any(|stream| held[stream] < 16 << 10) {
+        match link.next().await {
+            Frame::Reclaim(reclaim) => {
+                assert!(!wanting.contains(&reclaim.stream) && reclaim.limit < held[&reclaim.stream], "{reclaim:?}");
+                held.insert(reclaim.stream, reclaim.limit);
+                link.push(Limit { stream: reclaim.stream, epoch: 0, limit: reclaim.limit }).await;
+            }
+            Frame::Credit(credit) => drop(held.insert(credit.stream, credit.limit)),
+            _ => {}
+        }
+        let sum: u64 = held.values().sum();
+        assert!(sum <= (64 << 10) + 4 * streams.len() as u64, "{sum} bytes are granted: {held:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_takes_back_what_was_used_ends_the_stream() {
+    let node = FakeNode::listen();
+    let builder = Attachment::builder().receive_budget_bytes(64 << 10);
+    let (attachment, mut link) = tokio::join!(builder.connect(&node.path), node.greet());
+    let (_consumer, bind) = bind(&attachment.unwrap(), &mut link).await;
+    let first = link.offer(bind, 1, "map").await;
+    assert!(first > 0);
+    link.push_data(1, 0, &framed(&[b"hello"])).await;
+    for number in 1..20 {
+        link.offer(bind, 2 * number + 1, "map").await;
+    }
+    for number in 1..20 {
+        link.push(Want { stream: 2 * number + 1, epoch: 0, wanted: 1 << 20 }).await;
+    }
+    let asked = |frame: &Frame| matches!(frame, Frame::Reclaim(reclaim) if reclaim.stream == 1).then_some(());
+    link.find(asked).await;
+    link.push(Limit { stream: 1, epoch: 0, limit: 5 }).await;
+    assert_eq!(aborted(&mut link, 1).await.code, Code::Protocol);
+}
+
+#[tokio::test]
+async fn the_streams_of_a_job_with_a_receive_budget_of_its_own_leave_the_rest_to_others() {
+    let node = FakeNode::listen();
+    let builder = Attachment::builder().receive_budget_bytes(256 << 10);
+    let builder = builder.job_receive_budget_bytes("job", 64 << 10).unwrap();
+    let (attachment, mut link) = tokio::join!(builder.connect(&node.path), node.greet());
+    let attachment = attachment.unwrap();
+    let (_capped, capped) = bind(&attachment, &mut link).await;
+    let other = attachment.job("other", "1").unwrap().consumer("sink").unwrap();
+    let answer = async {
+        let Frame::Bind(bind) = link.next().await else { panic!("a BIND is expected") };
+        link.push(Bound { bind: bind.bind }).await;
+        bind.bind
+    };
+    let (other, free) = tokio::join!(other.bind(), answer);
+    let _other = other.unwrap();
+    let mut held = BTreeMap::new();
+    for number in 0..10 {
+        let stream = 2 * number + 1;
+        held.insert(stream, link.offer(capped, stream, "map").await);
+    }
+    let mut granted = link.offer(free, 101, "map").await;
+    for &stream in held.keys() {
+        link.push(Want { stream, epoch: 0, wanted: 1 << 20 }).await;
+    }
+    link.push(Want { stream: 101, epoch: 0, wanted: 1 << 20 }).await;
+    while granted < 16 << 10 {
+        let Frame::Credit(credit) = link.next().await else { continue };
+        match credit.stream {
+            101 => granted = credit.limit,
+            stream => drop(held.insert(stream, credit.limit)),
+        }
+    }
+    let sum: u64 = held.values().sum();
+    assert!((32 << 10..=(64 << 10) + 40).contains(&sum), "{sum}: {held:?}");
+}
+
+#[tokio::test]
+async fn a_receive_budget_of_a_job_that_is_too_small_or_of_no_job_is_refused() {
+    let error = Attachment::builder().job_receive_budget_bytes("no job", 1 << 20).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let builder = Attachment::builder().job_receive_budget_bytes("job", 1000).unwrap();
+    let error = builder.connect("/nowhere").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("1000 bytes for job job; at least 65536"), "{error}");
 }

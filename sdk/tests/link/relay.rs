@@ -8,7 +8,7 @@ use trunkline::{Attachment, Bytes, Expected, Gathered};
 use trunkline_proto::{
     frame::{DataHeader, Frame},
     id::ConsumerName,
-    message::{Abort, Accept, Bound, Credit, Incoming, Open, Want},
+    message::{Abort, Accept, Bound, Credit, Incoming, Limit, Open, Reclaim, Want},
 };
 
 use crate::fake_node::{FakeNode, Link, job};
@@ -31,6 +31,8 @@ async fn relay(mut link: Link) {
             Frame::Credit(credit) => Credit { stream: credit.stream - 1, ..credit }.into(),
             Frame::Want(want) => Want { stream: want.stream + 1, ..want }.into(),
             Frame::Data(header, payload) => Frame::Data(DataHeader { stream: header.stream + 1, ..header }, payload),
+            Frame::Reclaim(reclaim) => Reclaim { stream: reclaim.stream - 1, ..reclaim }.into(),
+            Frame::Limit(limit) => Limit { stream: limit.stream + 1, ..limit }.into(),
             Frame::Abort(abort) => Abort { stream: abort.stream ^ 1, ..abort }.into(),
             _ => continue,
         };

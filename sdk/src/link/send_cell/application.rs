@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, MutexGuard},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -36,7 +36,7 @@ impl From<WriteError> for Refusal {
 
 impl Inner {
     /// Takes room for a message, if the half would take it now.
-    fn try_acquire(&mut self, shared: &Shared, length: usize) -> Result<u64, Refusal> {
+    fn try_acquire(&mut self, shared: &Shared, length: usize, wakers: &mut Vec<Waker>) -> Result<u64, Refusal> {
         match self.half.admits(length) {
             Err(why @ (WriteError::Aborted(_) | WriteError::Finished)) => return Err(why.into()),
             _ if self.finishing => return Err(Refusal::Finished),
@@ -45,7 +45,10 @@ impl Inner {
             Ok(()) => {}
         }
         let cost = encoded_bytes(length);
-        if !shared.send_budget.try_reserve(cost) {
+        // A send that was given up without a word may have left its place, and what it was offered.
+        let offered = self.ticket.is_some_and(|ticket| shared.send_budget.try_take(ticket, cost, wakers));
+        self.ticket.take_if(|_| offered);
+        if !offered && !shared.send_budget.try_reserve(cost) {
             return Err(Refusal::Full(StallCause::SendBudget));
         }
         Ok(cost)
@@ -56,28 +59,33 @@ impl Inner {
         if self.half.has_credit() { StallCause::SendBudget } else { StallCause::Credit }
     }
 
-    /// As `try_acquire`, and waits. See [`Inner::claim`] for `queued_bytes`.
+    /// As `try_acquire`, and waits. One that is `forsakable` may be given up without a word.
     fn poll_acquire(
         &mut self,
         shared: &Shared,
         length: usize,
-        queued_bytes: u64,
+        forsakable: bool,
         cx: &Context<'_>,
+        wakers: &mut Vec<Waker>,
     ) -> Poll<Result<u64, Refusal>> {
         let waits_for = match self.half.admits(length) {
             Err(why @ (WriteError::Aborted(_) | WriteError::Finished)) => return Poll::Ready(Err(why.into())),
             _ if self.finishing => return Poll::Ready(Err(Refusal::Finished)),
             _ if self.held.is_some() => WaitsFor::Vacancy,
-            Err(WriteError::Blocked) => WaitsFor::Credit,
+            Err(WriteError::Blocked) => {
+                // There was credit when the place in the queue was taken, and it was reclaimed.
+                wakers.extend(self.leave_budget(shared));
+                WaitsFor::Credit
+            }
             Ok(()) => {
                 let cost = encoded_bytes(length);
-                if self.claim(shared, cost, queued_bytes, cx.waker()) {
+                if self.claim(shared, cost, cx.waker(), wakers) {
                     return Poll::Ready(Ok(cost));
                 }
                 WaitsFor::Budget
             }
         };
-        self.count_blocked(shared, queued_bytes == 0);
+        self.count_blocked(shared, forsakable);
         self.wait(waits_for, cx);
         Poll::Pending
     }
@@ -105,7 +113,7 @@ impl SendCell {
         cx: &Context<'_>,
     ) -> Poll<Result<(), Refusal>> {
         let length = message.len();
-        self.poll_take(shared, length, encoded_bytes(length), cx, |inner| inner.half.write(message))
+        self.poll_take(shared, length, false, cx, |inner| inner.half.write(message))
     }
 
     /// Takes a copy of the message whole, or not at all. It may be given up without a word.
@@ -115,36 +123,40 @@ impl SendCell {
         message: &[u8],
         cx: &Context<'_>,
     ) -> Poll<Result<(), Refusal>> {
-        self.poll_take(shared, message.len(), 0, cx, |inner| inner.half.write_copy(message))
+        self.poll_take(shared, message.len(), true, cx, |inner| inner.half.write_copy(message))
     }
 
     fn poll_take(
         self: &Arc<Self>,
         shared: &Shared,
         length: usize,
-        queued_bytes: u64,
+        forsakable: bool,
         cx: &Context<'_>,
         write: impl FnOnce(&mut Inner) -> Result<(), WriteError>,
     ) -> Poll<Result<(), Refusal>> {
+        let mut wakers = Vec::new();
         let mut inner = self.lock();
-        match inner.poll_acquire(shared, length, queued_bytes, cx) {
+        let taken = match inner.poll_acquire(shared, length, forsakable, cx, &mut wakers) {
             Poll::Ready(Ok(cost)) => {
                 // It was admitted under the same lock.
                 let taken = write(&mut inner);
-                inner.took(cost);
+                inner.took(shared, cost, &mut wakers);
                 let data = inner.queue_data();
-                let wakers = inner.leave_budget(shared);
                 drop(inner);
-                wake(wakers);
                 self.queue(shared, false, data);
                 Poll::Ready(taken.map_err(Refusal::from))
             }
-            Poll::Ready(Err(why)) => Poll::Ready(Err(why)),
+            Poll::Ready(Err(why)) => {
+                drop(inner);
+                Poll::Ready(Err(why))
+            }
             Poll::Pending => {
                 self.tell_blocked(shared, inner);
                 Poll::Pending
             }
-        }
+        };
+        wake(wakers);
+        taken
     }
 
     /// Has the link say what is wanted, and ask for what the send budget is short of.
@@ -165,17 +177,18 @@ impl SendCell {
 
     /// Takes room for a message of `length` bytes now, for [`SendCell::send_reserved`] or [`SendCell::give_back`].
     pub(crate) fn try_reserve(self: &Arc<Self>, shared: &Shared, length: usize) -> Result<u64, Refusal> {
+        let mut wakers = Vec::new();
         let mut inner = self.lock();
-        let acquired = inner.try_acquire(shared, length);
+        let acquired = inner.try_acquire(shared, length, &mut wakers);
         match &acquired {
-            Ok(_) => {
-                let wakers = inner.leave_budget(shared);
-                drop(inner);
-                wake(wakers);
-            }
             Err(Refusal::Full(_)) => self.tell_blocked(shared, inner),
-            Err(_) => {}
+            Ok(_) => {
+                wakers.extend(inner.leave_budget(shared));
+                drop(inner);
+            }
+            Err(_) => drop(inner),
         }
+        wake(wakers);
         acquired
     }
 
@@ -186,18 +199,18 @@ impl SendCell {
         length: usize,
         cx: &Context<'_>,
     ) -> Poll<Result<u64, Refusal>> {
+        let mut wakers = Vec::new();
         let mut inner = self.lock();
-        let acquired = inner.poll_acquire(shared, length, encoded_bytes(length), cx);
+        let acquired = inner.poll_acquire(shared, length, false, cx, &mut wakers);
         match &acquired {
+            Poll::Pending => self.tell_blocked(shared, inner),
             Poll::Ready(Ok(_)) => {
                 inner.blocked = None;
-                let wakers = inner.leave_budget(shared);
                 drop(inner);
-                wake(wakers);
             }
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.tell_blocked(shared, inner),
+            Poll::Ready(Err(_)) => drop(inner),
         }
+        wake(wakers);
         acquired
     }
 
@@ -209,16 +222,18 @@ impl SendCell {
         reserved: u64,
     ) -> Result<(), Refusal> {
         let cost = encoded_bytes(message.len());
+        let mut wakers = Vec::new();
         let mut inner = self.lock();
-        // Credit never falls, and nothing else was sent: only the end of the stream may have come between.
-        let taken = inner.half.write(message);
+        // Though its credit may have been reclaimed since.
+        let taken = inner.half.write_reserved(message);
         let mut rest = reserved;
         if taken.is_ok() {
-            inner.took(cost);
+            inner.took(shared, cost, &mut wakers);
             rest = reserved.saturating_sub(cost);
         }
         let data = inner.queue_data();
         drop(inner);
+        wake(wakers);
         Self::give_back(shared, rest);
         self.queue(shared, false, data);
         taken.map_err(Refusal::from)

@@ -214,17 +214,16 @@ impl Inner {
         self.held.is_none() && self.flushed == self.half.written()
     }
 
-    /// Takes room for a message, or a place in the queue for it. A waiter that is woken and may never come back is
-    /// entered with 0 `queued_bytes`: no other waits for what it was woken for.
-    fn claim(&mut self, shared: &Shared, cost: u64, queued_bytes: u64, waker: &Waker) -> bool {
+    /// Takes room for a message, or a place in the queue for it.
+    fn claim(&mut self, shared: &Shared, cost: u64, waker: &Waker, wakers: &mut Vec<Waker>) -> bool {
         let budget = &shared.send_budget;
-        if budget.reserve(cost) {
+        if self.ticket.is_none() && budget.reserve(cost) {
             return true;
         }
         let ticket = *self.ticket.get_or_insert_with(|| budget.ticket());
-        budget.wait(ticket, queued_bytes, waker);
-        // Room may have come before the place was taken.
-        budget.reserve(cost)
+        let claimed = budget.wait(ticket, cost, waker, wakers);
+        self.ticket.take_if(|_| claimed);
+        claimed
     }
 
     /// Leaves the send budget's queue; whoever is next may have the room. To be woken under no lock.
@@ -232,9 +231,12 @@ impl Inner {
         self.ticket.take().map_or_else(Vec::new, |ticket| shared.send_budget.leave(ticket))
     }
 
-    /// The half took a message that has this much of the budget.
-    fn took(&mut self, cost: u64) {
+    /// The half took a message that has this much of the budget. What has no credit yet gives its room back.
+    fn took(&mut self, shared: &Shared, cost: u64, wakers: &mut Vec<Waker>) {
         self.accounted += cost;
+        if !self.half.has_credit() {
+            wakers.extend(self.balance(shared));
+        }
         self.blocked = None;
         self.uncounted.0 += 1;
         self.uncounted.1 += cost;
@@ -259,18 +261,18 @@ impl Inner {
             return self.leave_budget(shared);
         }
         let cost = encoded_bytes(length);
-        if !self.claim(shared, cost, cost, &Waker::from(Arc::clone(cell))) {
-            return Vec::new();
+        let mut wakers = Vec::new();
+        if !self.claim(shared, cost, &Waker::from(Arc::clone(cell)), &mut wakers) {
+            return wakers;
         }
         if let Some(message) = self.held.take()
             && self.half.write(&message).is_ok()
         {
-            self.took(cost);
+            self.took(shared, cost, &mut wakers);
         }
         if self.finishing {
             self.half.finish();
         }
-        let mut wakers = self.leave_budget(shared);
         wakers.extend(self.due());
         wakers
     }
@@ -283,17 +285,21 @@ impl Inner {
         }
     }
 
+    /// Has the stream hold of the send budget what it is to: less, as the other process receives, and more, as messages
+    /// that reached beyond the limit get their credit.
+    fn balance(&mut self, shared: &Shared) -> Vec<Waker> {
+        let charged = self.half.charged_bytes();
+        let before = std::mem::replace(&mut self.accounted, charged);
+        if charged > before {
+            shared.send_budget.charge(charged - before);
+        }
+        if charged < before { shared.send_budget.release(before - charged) } else { Vec::new() }
+    }
+
     /// Gives back what the stream no longer holds of the send budget; when it is over, that is all, and its end is
     /// counted.
     fn settle(&mut self, shared: &Shared) -> Vec<Waker> {
-        let mut wakers = Vec::new();
-        let held = self.half.buffered_bytes();
-        if let Some(freed) = self.accounted.checked_sub(held)
-            && freed > 0
-        {
-            self.accounted = held;
-            wakers = shared.send_budget.release(freed);
-        }
+        let mut wakers = self.balance(shared);
         if self.half.is_over() {
             self.held = None;
             wakers.extend(self.leave_budget(shared));
@@ -402,13 +408,16 @@ impl SendCell {
         polled
     }
 
-    /// The send budget is short: asks the other process to say what it has. Any WANT is answered with CREDIT.
-    pub(crate) fn ask(self: &Arc<Self>, shared: &Shared) {
+    /// The send budget is short: asks the other process to say what it has, if it may have anything that it did not say.
+    /// Any WANT is answered with CREDIT. Returns whether it asks.
+    pub(crate) fn ask(self: &Arc<Self>, shared: &Shared) -> bool {
         let mut inner = self.lock();
-        inner.asks = !inner.half.is_over() && inner.half.buffered_bytes() > 0;
-        let control = inner.asks && inner.queue_control();
+        let asks = inner.half.unacknowledged_bytes() > 0;
+        inner.asks = asks;
+        let control = asks && inner.queue_control();
         drop(inner);
         self.queue(shared, control, false);
+        asks
     }
 
     pub(crate) fn handle_accept(&self, accept: &Accept) {
