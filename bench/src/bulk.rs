@@ -19,7 +19,7 @@ const END_MAX: Duration = Duration::from_secs(60);
 /// The same for writers that are known to come to no end; what they sent is not compared then.
 const HOPELESS_END_MAX: Duration = Duration::from_secs(5);
 /// On top of what a window may take: the start of processes, and opening all streams.
-const START_MAX: Duration = Duration::from_secs(60);
+const START_MAX: Duration = Duration::from_secs(240);
 
 /// The way that messages take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

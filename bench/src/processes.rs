@@ -217,9 +217,9 @@ impl Worker {
         self.pid
     }
 
-    /// The most memory that it has had resident so far, in bytes. It must not have been told to leave.
+    /// The most memory that it has had resident so far, in bytes.
     pub(crate) fn peak_bytes(&self) -> u64 {
-        sockets::peak_bytes(self.pid)
+        sockets::peak_bytes(self.pid())
     }
 
     /// Tells it something, which its role waits for.
@@ -245,16 +245,5 @@ impl Worker {
             Ok(Err(error)) => Err(BenchError::Role(self.name, error)),
             Err(error) => Err(BenchError::Words(format!("the {}'s process", self.name), line, error)),
         }
-    }
-
-    /// Tells it to leave, and waits until it has.
-    ///
-    /// # Errors
-    /// [`BenchError::Ended`] when it ends badly.
-    pub(crate) async fn leave(mut self) -> Result<(), BenchError> {
-        // The end of its standard input is the word.
-        drop(self.input);
-        let status = self.child.wait().await.map_err(BenchError::io("wait for a process"))?;
-        if status.success() { Ok(()) } else { Err(BenchError::Ended(self.name, status)) }
     }
 }

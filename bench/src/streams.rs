@@ -141,7 +141,7 @@ pub(crate) async fn run(arguments: &Arguments, common: Common, progress: &Progre
 fn window(quick: bool) -> Window {
     if quick {
         let ms = Duration::from_millis;
-        Window { warm_up: ms(50), least: ms(150), rounds: 2, most: Duration::from_secs(10) }
+        Window { warm_up: ms(50), least: ms(150), rounds: 2, most: Duration::from_secs(2) }
     } else {
         let s = Duration::from_secs;
         Window { warm_up: s(1), least: s(3), rounds: 10, most: s(120) }
