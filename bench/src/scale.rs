@@ -157,14 +157,17 @@ pub(crate) async fn run(arguments: &Arguments, common: Common, progress: &Progre
     let descriptors = sockets::descriptors(daemon.pid);
 
     progress.measure(format!("gathering from {streams} streams"));
-    let sent = step(&mut all_peers, Step::Gather).await?.sent;
-    let GatheredAll { received, seconds } = consumer.says().await?;
+    let (sent, gathered) = tokio::join!(step(&mut all_peers, Step::Gather), consumer.says());
+    let (sent, GatheredAll { received, seconds }) = match (sent, gathered) {
+        (Ok(Phase { sent, .. }), Ok(gathered)) => (sent, gathered),
+        // One end fails because the other has: both say what they know.
+        (Err(peers), Err(consumer)) => return Err(BenchError::Inexact(format!("{consumer}; {peers}"))),
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error),
+    };
     if sent != received {
         return Err(BenchError::Inexact(format!("{sent:?} was sent, and {received:?} was received")));
     }
     let peak = Memory::of(daemon.pid).peak;
-    all_peers.leave().await?;
-    consumer.leave().await?;
 
     let each_kib = |more: Memory, less: Memory, count: usize| {
         rounded((more.resident as f64 - less.resident as f64) / KIB / count as f64, 2)
