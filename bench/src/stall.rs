@@ -239,8 +239,7 @@ impl Side {
         if sent != received {
             return Err(BenchError::Inexact(format!("{sent:?} was sent, and {received:?} was received")));
         }
-        self.producer.leave().await?;
-        self.consumer.leave().await
+        Ok(())
     }
 }
 

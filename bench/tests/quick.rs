@@ -78,3 +78,22 @@ fn an_option_that_cannot_be_measured_with_is_named() {
     assert!(output.stdout.is_empty());
     assert!(String::from_utf8_lossy(&output.stderr).contains("--counts"), "{output:?}");
 }
+
+#[test]
+fn stall_sees_every_stalled_send_wait_and_measures_beside_them() {
+    let object = quick(&["stall", "--streams", "200", "--reading", "4"]);
+    positive(&object, &["throughput_ratio", "p99_ratio", "p99_us", "p99_alone_us"]);
+    assert_eq!((&object["streams"], &object["reading"], &object["blocked"]), (&200.into(), &4.into(), &196.into()));
+    for process in ["producer", "node_a", "node_b", "consumer"] {
+        positive(&object["rss_mib"], &[process]);
+        positive(&object["ceiling_mib"], &[process]);
+    }
+}
+
+#[test]
+fn scale_gathers_from_many_peers_over_one_udp_socket() {
+    let object = quick(&["scale", "--peers", "20", "--streams-per-peer", "3"]);
+    positive(&object, &["mesh_s", "handshakes_per_s", "rss_per_trunk_kib", "fds", "mb_per_s"]);
+    assert!(object["rss_per_stream_kib"].is_f64() && object["idle_cpu_percent"].is_f64(), "{object}");
+    assert_eq!((&object["peers"], &object["streams"], &object["udp_sockets"]), (&20.into(), &60.into(), &1.into()));
+}

@@ -5,12 +5,12 @@
 
 mod program;
 
-use std::{net::SocketAddr, path::PathBuf, rc::Rc, thread};
+use std::{net::SocketAddr, path::PathBuf, rc::Rc, sync::Arc, thread};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
     runtime,
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::{JoinSet, LocalSet},
     time::Instant,
 };
@@ -46,6 +46,8 @@ pub(crate) struct Peers {
     pub(crate) messages: u64,
     /// Their length.
     pub(crate) message_bytes: usize,
+    /// Peers that dial at the same time.
+    pub(crate) dials_at_once: usize,
     /// Threads that the peers share.
     pub(crate) threads: usize,
 }
@@ -55,7 +57,7 @@ pub(crate) struct Peers {
 pub(crate) enum Step {
     /// Waits.
     Start,
-    /// Every peer starts its node and dials, all at once, and opens and finishes one empty stream.
+    /// Every peer starts its node, dials, and opens and finishes one empty stream: [`Peers::dials_at_once`] of them at a time.
     Mesh,
     /// Every peer opens its streams.
     Open,
@@ -80,14 +82,15 @@ impl Peers {
         let (steps, step) = watch::channel(Step::Start);
         // Every peer says one thing for each step.
         let (tell, mut told) = mpsc::channel(self.peers.max(1));
+        let dials = Arc::new(Semaphore::new(self.dials_at_once.max(1)));
         let mut shares: Vec<Vec<(usize, Identity)>> = vec![Vec::new(); self.threads.max(1)];
         for (peer, identity) in identities.into_iter().enumerate() {
             let thread = peer % shares.len();
             shares[thread].push((peer, identity));
         }
         for share in shares {
-            let (plan, step, tell) = (self.clone(), step.clone(), tell.clone());
-            let start = move || serve(plan, share, &step, &tell);
+            let (plan, dials, step, tell) = (self.clone(), Arc::clone(&dials), step.clone(), tell.clone());
+            let start = move || serve(plan, share, &dials, &step, &tell);
             thread::Builder::new().name("peers".to_owned()).spawn(start).map_err(BenchError::io("start a thread"))?;
         }
         say(())?;
@@ -150,6 +153,7 @@ pub(crate) fn stream(producer: &str, number: u64, streams_per_peer: usize) -> Re
 fn serve(
     plan: Peers,
     share: Vec<(usize, Identity)>,
+    dials: &Arc<Semaphore>,
     step: &watch::Receiver<Step>,
     tell: &mpsc::Sender<Result<Total, BenchError>>,
 ) {
@@ -166,9 +170,10 @@ fn serve(
     LocalSet::new().block_on(&runtime, async {
         let mut peers = JoinSet::new();
         for (peer, identity) in share {
-            let (plan, source, step, tell) = (Rc::clone(&plan), Rc::clone(&source), step.clone(), tell.clone());
+            let (plan, source, dials) = (Rc::clone(&plan), Rc::clone(&source), Arc::clone(dials));
+            let (step, tell) = (step.clone(), tell.clone());
             peers.spawn_local(async move {
-                if let Err(error) = live(&plan, peer, identity, source, step, &tell).await {
+                if let Err(error) = live(&plan, peer, identity, source, &dials, step, &tell).await {
                     let error = BenchError::Peer("a peer", format!("{}: {error}", name(peer)));
                     let _ = tell.send(Err(error)).await;
                 }
@@ -184,12 +189,14 @@ async fn live(
     peer: usize,
     identity: Identity,
     source: Rc<Source>,
+    dials: &Semaphore,
     mut steps: watch::Receiver<Step>,
     tell: &mpsc::Sender<Result<Total, BenchError>>,
 ) -> Result<(), BenchError> {
     if steps.wait_for(|&step| step >= Step::Mesh).await.is_err() {
         return Ok(());
     }
+    let dialling = dials.acquire().await.map_err(BenchError::peer("the turns to dial"))?;
     let node = embedded::start(plan.config()?, identity).map_err(BenchError::peer("its node"))?;
     let link = node.attach("trunkline-bench").map_err(|refusal| BenchError::Peer("its node", refusal.text))?;
     let mut program = Program::new(link, plan, peer, source);
@@ -197,6 +204,7 @@ async fn live(
     program.send_on_all(0)?;
     program.serve(Program::all_finished).await?;
     program.end();
+    drop(dialling);
     done(tell, Total::default()).await?;
 
     if !program.until(&mut steps, Step::Open).await? {
