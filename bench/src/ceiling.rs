@@ -23,7 +23,7 @@ pub(crate) enum Part<'a> {
     /// The node of one process that sends over one trunk.
     ProducersNode(&'a NodeConfig),
     /// The node of one process that receives from one trunk.
-    ConsumersNode(&'a NodeConfig, &'a Budgets),
+    ConsumersNode(&'a NodeConfig),
 }
 
 /// The most that a process with so many streams may hold, in bytes.
@@ -37,11 +37,7 @@ pub(crate) fn ceiling_bytes(part: Part<'_>, streams: u64) -> u64 {
             Part::Consumer(budgets) => {
                 budgets.receive_bytes + budgets.message_bytes_max + streams * APPLICATION_STREAM_BYTES
             }
-            Part::ProducersNode(config) => node(config) + streams * config.limits.ingress_stream_bytes,
-            Part::ConsumersNode(config, budgets) => {
-                // What its process granted bounds it, where that is less than all windows together.
-                let windows = streams * (config.trunk.stream_receive_window_bytes / 8 * 7);
-                node(config) + windows.min(budgets.receive_bytes + budgets.message_bytes_max)
-            }
+            Part::ProducersNode(config) => node(config) + config.limits.ingress_pool_bytes,
+            Part::ConsumersNode(config) => node(config) + config.limits.process_quota_bytes,
         }
 }

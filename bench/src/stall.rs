@@ -158,7 +158,7 @@ fn ceilings(streams: u64) -> Result<PerProcess, BenchError> {
     Ok(PerProcess {
         producer: ceiling(Part::Producer(&budgets)),
         node_a: ceiling(Part::ProducersNode(&config)),
-        node_b: ceiling(Part::ConsumersNode(&config, &budgets)),
+        node_b: ceiling(Part::ConsumersNode(&config)),
         consumer: ceiling(Part::Consumer(&budgets)),
     })
 }

@@ -20,7 +20,7 @@ use trunkline_tests::{
 
 const KIB: usize = 1024;
 /// The smallest buffers that a node's configuration allows.
-const SMALLEST_LIMITS: &str = "[limits]\ningress_stream_bytes = 16384\n";
+const SMALLEST_LIMITS: &str = "[limits]\nprocess_quota_bytes = 262144\ningress_pool_bytes = 65536\n";
 const SMALLEST_TRUNK: &str = "[trunk]\nsend_window_bytes = 65536\nstream_receive_window_bytes = 65536\n";
 /// Longer than the smallest receive budget, so that messages wait for the pool too.
 const LENGTH_MAX: usize = 100_000;
@@ -81,7 +81,8 @@ async fn embedded_nodes_that_all_send_to_all_and_receive_from_all_never_deadlock
             config.peers = peers
                 .map(|(peer, at)| PeerConfig { id: (*peer).try_into().unwrap(), addresses: vec![at.to_string()] })
                 .collect();
-            config.limits.ingress_stream_bytes = 16 * 1024;
+            config.limits.process_quota_bytes = 256 * 1024;
+            config.limits.ingress_pool_bytes = 64 * 1024;
             config.trunk.send_window_bytes = 64 * 1024;
             config.trunk.stream_receive_window_bytes = 64 * 1024;
             let all = all.clone();
