@@ -189,7 +189,7 @@ impl Receiver {
     /// # Cancel safety
     /// Dropping the future has no effect.
     pub async fn readable(&mut self) {
-        future::poll_fn(|cx| self.cell.poll_readable(cx)).await;
+        future::poll_fn(|cx| self.cell.poll_readable(&self.handle.shared, cx)).await;
     }
 
     /// Gives the stream up: what has arrived is dropped, and the producer is told `cancelled` with this reason.

@@ -81,9 +81,10 @@ pub struct SharedBudgetConfig {
     /// What all streams together may hold in windows. Not in it: messages in the pool below, and four bytes that each stream
     /// may always hold, the length of its next message.
     pub budget_bytes: u64,
-    /// What a stream is given unasked, while three quarters of the budget last.
+    /// What a stream is given unasked, while half of the budget lasts.
     pub idle_bytes: u64,
-    /// The least that a turn gives to a stream that wants, while the budget lasts.
+    /// The least that a turn gives to a stream that wants, while the budget lasts; of a stream of which nothing was consumed
+    /// yet, while half of the budget lasts.
     pub turn_bytes: u64,
     /// The most that one stream's window grows to.
     pub stream_bytes_max: u64,

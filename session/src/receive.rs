@@ -110,6 +110,8 @@ pub struct ReceiveHalf {
     partial: Partial,
     /// The last read was of bytes.
     reads_bytes: bool,
+    /// Somebody waits for the next message.
+    is_awaited: bool,
     messages_read: u64,
     received: u64,
     consumed: u64,
@@ -147,6 +149,7 @@ impl ReceiveHalf {
             ready: Arrived::default(),
             partial: Partial::none(),
             reads_bytes: false,
+            is_awaited: false,
             messages_read: 0,
             received: 0,
             consumed: 0,
@@ -170,13 +173,23 @@ impl ReceiveHalf {
         if let Some((message, end)) = self.ready.pop() {
             self.consumed = end;
             self.messages_read += 1;
+            self.is_awaited = false;
             return Read::Message(message);
         }
         match self.read_end() {
-            None => Read::Pending,
+            None => {
+                self.is_awaited = true;
+                Read::Pending
+            }
             Some(Ended::Cleanly) => Read::End,
             Some(Ended::Aborted(why)) => Read::Aborted(why),
         }
+    }
+
+    /// Somebody waits for the next message: one that is too long for the window is let in for them. A read that finds
+    /// nothing says the same.
+    pub fn await_message(&mut self) {
+        self.is_awaited = true;
     }
 
     /// Up to `max` messages that have arrived whole, and how many these were. When there is none: what there is instead, as
@@ -414,11 +427,13 @@ impl ReceiveHalf {
     /// The end of the message at the head, once all before it is consumed, when it reaches beyond the limit.
     ///
     /// Returned once per message: the policy remembers it. Not returned while the stream is read as bytes: then no message
-    /// need be let in as a whole.
+    /// need be let in as a whole. Nor while nobody waits for the message: streams that nobody reads must not fill the pool
+    /// that others need.
     pub fn poll_message_end(&mut self) -> Option<u64> {
         let Partial::Body { length, bytes, .. } = &self.partial else { return None };
         let end = self.received + (length - bytes.len()) as u64;
         if self.reads_bytes
+            || !self.is_awaited
             || !self.ready.is_empty()
             || end <= self.limit
             || self.asked == end

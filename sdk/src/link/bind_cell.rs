@@ -171,7 +171,7 @@ impl BindCell {
         drop(inner);
         for (admitted, cell) in admitted {
             match admitted {
-                Ok(_) => cell.deliver_to(&queue),
+                Ok(_) => cell.deliver_to(shared, &queue),
                 Err(why) => drop(cell.cancel(shared, Code::Cancelled, &why)),
             }
         }

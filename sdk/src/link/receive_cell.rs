@@ -156,13 +156,17 @@ impl ReceiveCell {
         message_bytes_max: usize,
     ) -> Self {
         tally.begin();
+        let mut half = ReceiveHalf::new(0, limit, message_bytes_max);
+        if matches!(delivery, Delivery::Gather(_)) {
+            half.await_message();
+        }
         Self {
             id,
             producer,
             consumer,
             tally,
             inner: Mutex::new(Inner {
-                half: ReceiveHalf::new(0, limit, message_bytes_max),
+                half,
                 accept: Some(limit),
                 delivery,
                 counted: (0, 0),
@@ -225,12 +229,14 @@ impl ReceiveCell {
     }
 
     /// Ready once a read would return something.
-    pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_readable(self: &Arc<Self>, shared: &Shared, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.lock();
         if inner.half.is_readable() {
             return Poll::Ready(());
         }
         inner.wait(cx);
+        inner.half.await_message();
+        self.settle(shared, inner, Delivered::Nothing);
         Poll::Pending
     }
 
@@ -291,20 +297,20 @@ impl ReceiveCell {
         let mut inner = self.lock();
         let read = inner.half.read_many(max, take);
         let end = read.is_ok() && inner.finds_end();
+        // Whoever gathers waits for all its streams at once.
+        inner.half.await_message();
         self.settle(shared, inner, Delivered::Nothing);
         (read, end)
     }
 
     /// From now on a gather is told what arrives; at first, what has arrived already.
-    pub(crate) fn deliver_to(self: &Arc<Self>, queue: &Arc<GatherQueue>) {
+    pub(crate) fn deliver_to(self: &Arc<Self>, shared: &Shared, queue: &Arc<GatherQueue>) {
         let mut inner = self.lock();
         inner.delivery = Delivery::Gather(Arc::clone(queue));
+        inner.half.await_message();
         let messages = inner.half.unread_messages();
-        let end = inner.finds_end();
-        drop(inner);
-        if messages > 0 || end {
-            queue.push(self, messages, end);
-        }
+        let delivered = inner.deliver(messages);
+        self.settle(shared, inner, delivered);
     }
 
     /// Gives the stream up. One that ended stays as it ended. Returns whether it ended by this.

@@ -1,9 +1,10 @@
 //! One budget, shared by demand: turns for those that want, windows that grow while they are drained, and credit asked back
 //! from those that do not use it.
 //!
-//! *Who is given what.* A stream is given `idle_bytes` unasked, within three quarters of the budget. One that wants is
-//! given a turn, within all of it. A window doubles while it is drained and wanted, within half of it. Who wants and has
-//! less than a turn waits in one rotation, first come, first served. The head of the rotation keeps its place until it
+//! *Who is given what.* A stream is given `idle_bytes` unasked, and a turn when it wants, within half of the budget. Once
+//! anything of it was drained it is *live*: it is given turns within all of the budget, and its window doubles while it is
+//! drained and wanted, within seven eighths. So streams that nobody has begun to read, however many, keep nobody from
+//! reading the others. Who is live, wants and has less than a turn waits in one rotation, first come, first served. The head of the rotation keeps its place until it
 //! has had its turn, so that what is free in crumbs adds up; then it goes to the back.
 //!
 //! *Caps.* The windows of a group of streams hold at most its cap, shared by the same quarters and halves. A stream whose
@@ -41,7 +42,9 @@ const OVERDUE_EVENTS: u64 = 64;
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Whole,
-    ThreeQuarters,
+    /// For windows that grow.
+    SevenEighths,
+    /// For streams of which nothing was drained yet.
     Half,
 }
 
@@ -85,7 +88,7 @@ impl Account {
     fn free(&self, part: Part) -> u64 {
         let most = match part {
             Part::Whole => self.bytes,
-            Part::ThreeQuarters => self.bytes - self.bytes / 4,
+            Part::SevenEighths => self.bytes - self.bytes / 8,
             Part::Half => self.bytes / 2,
         };
         most.saturating_sub(self.sum.committed)
@@ -123,8 +126,10 @@ pub struct SharedBudget {
     groups: Vec<Group>,
     /// Free bytes of the pool.
     large_free: u64,
-    /// Streams that want more and have less than a turn gives, in the order in which they came to.
+    /// Live streams that want more and have less than a turn gives, in the order in which they came to.
     rotation: LinkedHashSet<u64>,
+    /// The same, of streams of which nothing was drained yet.
+    untried: LinkedHashSet<u64>,
     /// Streams that wait for the pool, first come, first served.
     waiting_large: LinkedHashSet<u64>,
     /// Streams whose limit has risen and was not polled.
@@ -152,6 +157,7 @@ impl SharedBudget {
             groups: Vec::new(),
             large_free: config.large_bytes,
             rotation: LinkedHashSet::new(),
+            untried: LinkedHashSet::new(),
             waiting_large: LinkedHashSet::new(),
             granted: LinkedHashSet::new(),
             above_ceiling: LinkedHashSet::new(),
@@ -345,10 +351,15 @@ impl SharedBudget {
         if wants && entry.place == Place::Nowhere {
             entry.window = entry.window.max(turn_bytes);
         }
-        let (turn, full) = (entry.turn(turn_bytes), entry.consumed.saturating_add(entry.window));
+        let (turn, full) = (entry.turn(turn_bytes), entry.consumed.saturating_add(HEAD_BYTES + entry.window));
         let before = entry.limit;
-        self.raise(stream, turn, if wants { Part::Whole } else { Part::ThreeQuarters });
-        self.raise(stream, full, Part::Half);
+        let (turns, growth) = match (entry.is_live, wants) {
+            (true, true) => (Part::Whole, Part::SevenEighths),
+            (true, false) => (Part::SevenEighths, Part::SevenEighths),
+            (false, _) => (Part::Half, Part::Half),
+        };
+        self.raise(stream, turn, turns);
+        self.raise(stream, full, growth);
         // The length of a message, which it is given while it waits, is no part of its turn.
         self.change(stream, |entry| entry.turn_end = entry.turn_end.saturating_add(entry.limit - before));
         self.queue(stream);
@@ -358,7 +369,9 @@ impl SharedBudget {
     fn queue(&mut self, stream: u64) {
         let turn_bytes = self.turn_bytes();
         let Some(entry) = self.streams.get(&stream) else { return };
-        if entry.place == Place::Nowhere && entry.is_hungry(turn_bytes) {
+        if entry.is_untried_and_short(turn_bytes) {
+            self.untried.insert(stream);
+        } else if entry.place == Place::Nowhere && entry.is_hungry(turn_bytes) {
             self.change(stream, |entry| {
                 entry.place = Place::Rotation;
                 entry.turn_end = entry.limit.saturating_add(turn_bytes.max(HEAD_BYTES));
@@ -376,6 +389,16 @@ impl SharedBudget {
             let roomy = self.groups.iter().filter(has_room).find_map(|group| group.waiting.front().copied());
             let Some(stream) = roomy.or_else(|| self.rotation.front().copied()) else { break };
             if !self.give_turn(stream) {
+                break;
+            }
+        }
+        while self.total.free(Part::Half) > 0
+            && let Some(stream) = self.untried.pop_front()
+        {
+            self.step();
+            self.serve(stream);
+            if self.untried.contains(&stream) {
+                // What is left, here or of its cap, is less than its turn. Others of them wait as well as it does.
                 break;
             }
         }
@@ -606,7 +629,11 @@ impl CreditPolicy for SharedBudget {
                 entry.window = entry.window.saturating_mul(2).min(stream_bytes_max);
             }
             entry.is_suspect &= !drained;
+            entry.is_live |= drained;
         });
+        if drained {
+            self.untried.remove(&stream);
+        }
         if drained && let Some(listed) = self.streams.get(&stream).and_then(|entry| entry.listed) {
             self.list(cap, |holders| {
                 holders.of(listed).to_back(&stream);
@@ -659,6 +686,7 @@ impl CreditPolicy for SharedBudget {
             group.waiting_large.remove(&stream);
         }
         self.granted.remove(&stream);
+        self.untried.remove(&stream);
         self.above_ceiling.remove(&stream);
         self.redistribute();
     }

@@ -25,6 +25,8 @@ pub(super) struct Stream {
     /// It was asked although it wants, and nothing of it was drained since: its sender may have stopped. It is given
     /// nothing before it shows life.
     pub(super) is_suspect: bool,
+    /// Something of it was drained: somebody reads it, or has begun to.
+    pub(super) is_live: bool,
     /// The list of holders that it is in.
     pub(super) listed: Option<Holding>,
 }
@@ -97,6 +99,7 @@ impl Stream {
             reclaim: None,
             is_used_up: false,
             is_suspect: false,
+            is_live: false,
             listed: None,
         }
     }
@@ -123,11 +126,21 @@ impl Stream {
 
     /// Up to where a turn lets it be sent: its window, or what a turn gives where that is less.
     pub(super) fn turn(&self, turn_bytes: u64) -> u64 {
-        self.consumed.saturating_add(self.window.min(turn_bytes).max(HEAD_BYTES)).min(self.ceiling)
+        // The length of a message beside it: a message as long as the turn fits.
+        self.consumed.saturating_add(HEAD_BYTES + self.window.min(turn_bytes)).min(self.ceiling)
     }
 
-    /// It wants, and has less than a turn gives.
+    /// It is live, wants, and has less than a turn gives.
     pub(super) fn is_hungry(&self, turn_bytes: u64) -> bool {
+        self.is_live && self.is_short(turn_bytes)
+    }
+
+    /// It wants and has less than a turn gives, and nothing of it was drained yet.
+    pub(super) fn is_untried_and_short(&self, turn_bytes: u64) -> bool {
+        !self.is_live && self.is_short(turn_bytes)
+    }
+
+    fn is_short(&self, turn_bytes: u64) -> bool {
         self.is_grantable() && self.wants() && self.limit < self.turn(turn_bytes)
     }
 
