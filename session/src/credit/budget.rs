@@ -15,7 +15,7 @@
 //!
 //! *Reclaim.* While the rotation misses more than is free or coming, holders are asked: first those that hold more than
 //! their senders want, the least recently drained first, down to the length of a next message. When there is none left,
-//! those that hold no more than they want: their senders may have stopped. These are asked a few at a time, for half of what
+//! those that hold no more than they want, and have for long: their senders may have stopped. These are asked a few at a time, for half of what
 //! they hold, then for the rest, and are given nothing before something of theirs was drained. So a sender that lives goes on
 //! with what it kept, one that does not holds nothing for long, and no credit goes round among those that have stopped.
 //! There is no clock: an answer that has not come while everyone who waits had news twice is not counted on, and others are
@@ -333,12 +333,29 @@ impl SharedBudget {
         let most = entry.consumed.saturating_add(HEAD_BYTES + entry.charge()).saturating_add(free);
         let limit = target.min(most).min(entry.ceiling);
         if limit > entry.limit {
+            let now = self.events;
             self.change(stream, |entry| {
                 entry.limit = limit;
                 entry.is_used_up = false;
+                entry.granted_at = now;
             });
             self.granted.insert(stream);
+            self.touch(stream);
         }
+    }
+
+    /// The stream was drained or granted something: it is asked for that last.
+    fn touch(&mut self, stream: u64) {
+        let Some(&Stream { cap, listed: Some(listed), .. }) = self.streams.get(&stream) else { return };
+        self.list(cap, |holders| {
+            holders.of(listed).to_back(&stream);
+        });
+    }
+
+    /// After so much other news, whoever was given something or asked for something is overdue.
+    fn patience(&self) -> u64 {
+        let waiting = self.rotation.len() + self.groups.iter().map(|group| group.waiting.len()).sum::<usize>();
+        OVERDUE_EVENTS + 2 * waiting as u64
     }
 
     /// Gives `stream` what its window asks for; queues it when it wants more and has less than a turn gives.
@@ -509,8 +526,7 @@ impl SharedBudget {
     fn ask(&mut self, stream: u64, asked: u64, is_of_promised: bool) -> Reclaim {
         self.reclaims += 1;
         let number = self.reclaims;
-        let waiting = self.rotation.len() + self.groups.iter().map(|group| group.waiting.len()).sum::<usize>();
-        self.expected.push_back((stream, number, self.events + OVERDUE_EVENTS + 2 * waiting as u64));
+        self.expected.push_back((stream, number, self.events + self.patience()));
         let reclaim = Outstanding { asked, number, is_of_promised, is_overdue: false };
         self.change(stream, |entry| entry.reclaim = Some(reclaim));
         Reclaim { stream, limit: asked }
@@ -549,6 +565,10 @@ impl SharedBudget {
                 continue;
             }
             let Some(entry) = self.streams.get(&stream) else { break };
+            if self.events - entry.granted_at < self.patience() {
+                // It has not had the time to use it. The others had even less.
+                break;
+            }
             let kept = if entry.is_suspect { 0 } else { entry.charge() / 2 };
             let least = entry.consumed.saturating_add(HEAD_BYTES + kept);
             let asked = least.max(entry.limit.saturating_sub(shortage));
@@ -586,7 +606,6 @@ impl CreditPolicy for SharedBudget {
     }
 
     fn limited(&mut self, stream: u64, limit: u64) {
-        self.note_event();
         let mut waits_for_pool = false;
         let idle_bytes = self.config.idle_bytes.min(self.config.stream_bytes_max);
         let Some(entry) = self.streams.get(&stream) else { return };
@@ -634,10 +653,8 @@ impl CreditPolicy for SharedBudget {
         if drained {
             self.untried.remove(&stream);
         }
-        if drained && let Some(listed) = self.streams.get(&stream).and_then(|entry| entry.listed) {
-            self.list(cap, |holders| {
-                holders.of(listed).to_back(&stream);
-            });
+        if drained {
+            self.touch(stream);
         }
         self.release(cap, released);
         self.redistribute();

@@ -18,6 +18,8 @@ pub(super) struct Stream {
     pub(super) place: Place,
     /// The limit at which the turn that it waits for, or is having, is over.
     pub(super) turn_end: u64,
+    /// When its limit was raised last, in what the policy had been told by then.
+    pub(super) granted_at: u64,
     /// Asked to give back, and not answered.
     pub(super) reclaim: Option<Outstanding>,
     /// It gave back nothing, for everything up to its limit is used: there is nothing to ask for before that has risen.
@@ -96,6 +98,7 @@ impl Stream {
             large: None,
             place: Place::Nowhere,
             turn_end: 0,
+            granted_at: 0,
             reclaim: None,
             is_used_up: false,
             is_suspect: false,
