@@ -136,6 +136,18 @@ impl SharedBudget {
         self.streams.get(&stream).map_or(0, |entry| entry.consumed)
     }
 
+    /// A stream that waits for a turn although it could be given some of it.
+    #[cfg(test)]
+    pub(crate) fn kept_for_nothing(&self) -> Option<u64> {
+        let turn_bytes = self.turn_bytes();
+        let is_kept = |entry: &Stream| {
+            let part = if entry.is_live { Part::Whole } else { Part::Half };
+            let is_short = entry.is_hungry(turn_bytes) || entry.is_untried_and_short(turn_bytes);
+            is_short && self.free(entry.cap, part) > 0
+        };
+        self.streams.iter().find(|(_, entry)| is_kept(entry)).map(|(&stream, _)| stream)
+    }
+
     /// The least window that a stream gets whose sender wants.
     fn turn_bytes(&self) -> u64 {
         self.config.turn_bytes.min(self.config.stream_bytes_max)

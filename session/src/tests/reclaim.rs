@@ -2,10 +2,11 @@
 
 use trunkline_proto::{
     code::Code,
+    frame::DataHeader,
     message::{Limit, Reclaim as ReclaimMessage},
 };
 
-use super::{accept, at, credit, drain, encoded, message, open_sender};
+use super::{accept, at, credit, drain, encoded, ended, message, open_sender};
 use crate::{
     Cap, CreditPolicy, Grant, Read, ReceiveHalf, ReceiveOutput, Reclaim, SendHalf, SendOutput, SharedBudget,
     SharedBudgetConfig, WriteError,
@@ -448,4 +449,19 @@ fn a_message_whose_credit_was_asked_back_is_asked_for_again() {
     assert!(matches!(half.poll_output(), Some(ReceiveOutput::Reclaim(reclaim)) if reclaim.limit == 100));
     assert_eq!(half.handle_limit(&Limit { stream: 0, epoch: 0, limit: 100 }), Some(100));
     assert_eq!(half.poll_message_end(), Some(502));
+}
+
+#[test]
+fn an_answer_that_keeps_all_but_the_end_mark_is_taken_in_whichever_chunks_that_mark_comes() {
+    let bytes = ended(&[10]);
+    for cut in 11..bytes.len() {
+        let mut half = ReceiveHalf::new(0, 12, 100);
+        half.handle_data(&at(0), bytes.slice(..cut));
+        half.reclaim(4);
+        while half.poll_output().is_some() {}
+        assert_eq!(half.handle_limit(&Limit { stream: 0, epoch: 0, limit: 11 }), Some(11), "{cut} bytes came before");
+        half.handle_data(&DataHeader { fin: true, ..at(cut as u64) }, bytes.slice(cut..));
+        assert_eq!(half.read(), Read::Message(message(10)));
+        assert_eq!(half.read(), Read::End);
+    }
 }
