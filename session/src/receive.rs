@@ -468,10 +468,7 @@ impl ReceiveHalf {
             return None;
         }
         let asked = self.reclaiming.take_if(|reclaiming| reclaiming.told)?;
-        let used = match self.state {
-            State::Ended => self.received - END_MARK_BYTES as u64,
-            _ => self.received,
-        };
+        let used = self.credit_used();
         if limit.limit > self.limit || limit.limit < used.min(self.limit).max(asked.limit.min(self.limit)) {
             let text =
                 format!("a limit of {} was given back, where {used} bytes had come of {}", limit.limit, self.limit);
@@ -551,16 +548,18 @@ impl ReceiveHalf {
         }
     }
 
-    /// Whether more than the limit was taken that is not the end mark, or may still become it.
-    fn exceeds_limit(&self) -> bool {
-        let mark_begins = match (&self.state, &self.partial) {
-            (State::Open, Partial::Head(begun)) if begun.first() == Some(&0xff) => self.received - begun.len() as u64,
-            (State::Open, _) => self.received,
+    /// Up to where credit was used: the end mark needs none, nor does what may still become it.
+    fn credit_used(&self) -> u64 {
+        match (&self.state, &self.partial) {
             (State::Ended, _) => self.received - END_MARK_BYTES as u64,
-            // Refused for another reason already.
-            (State::Finished | State::Aborted { .. }, _) => return false,
-        };
-        mark_begins > self.limit
+            (_, Partial::Head(begun)) if begun.first() == Some(&0xff) => self.received - begun.len() as u64,
+            _ => self.received,
+        }
+    }
+
+    /// Whether more was sent than was allowed. Of a stream that is over, or was refused already, nobody asks.
+    fn exceeds_limit(&self) -> bool {
+        matches!(self.state, State::Open | State::Ended) && self.credit_used() > self.limit
     }
 
     fn refuse_excess(&mut self, sent: u64) {

@@ -7,6 +7,7 @@ mod receive;
 mod receive_bytes;
 mod reclaim;
 mod send;
+mod untried;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use trunkline_proto::{

@@ -4,24 +4,33 @@
 //! *Who is given what.* A stream is given `idle_bytes` unasked, and a turn when it wants, within half of the budget. Once
 //! anything of it was drained it is *live*: it is given turns within all of the budget, and its window doubles while it is
 //! drained and wanted, within seven eighths. So streams that nobody has begun to read, however many, keep nobody from
-//! reading the others. Who is live, wants and has less than a turn waits in one rotation, first come, first served. The head of the rotation keeps its place until it
-//! has had its turn, so that what is free in crumbs adds up; then it goes to the back.
+//! reading the others. A window of N bytes lets N and the longest length of a message in: a message as long as the window
+//! fits.
 //!
-//! *Caps.* The windows of a group of streams hold at most its cap, shared by the same quarters and halves. A stream whose
-//! cap is used up leaves the rotation at its head and waits for its cap, so it holds up no other group; what the cap has
-//! again goes to those first. Long messages of a group may hold as much again of the pool, and one message is let in
+//! Live streams that want and have less than a turn wait in one rotation, first come, first served. The head of the
+//! rotation keeps its place until it has had its turn, so that what is free in crumbs adds up; then it goes to the back.
+//! Streams that are not live wait in a line of their own, which is served while half of the budget is free, and for which
+//! nobody is asked. They need no more: the four bytes beside the budget show what is next, and its consumption, or somebody
+//! who waits for it, brings them on.
+//!
+//! *Caps.* The windows of a group of streams hold at most its cap, in the same parts. A stream whose cap is used up leaves
+//! the head of its line and waits for its cap, so it holds up no other group; what the cap has again goes to those first. Long messages of a group may hold as much again of the pool, and one message is let in
 //! whatever its length, so that it gets through: a group holds at most `cap + max(cap, longest message)` and four bytes a
 //! stream.
 //!
 //! *Reclaim.* While the rotation misses more than is free or coming, holders are asked: first those that hold more than
 //! their senders want, the least recently drained first, down to the length of a next message. When there is none left,
-//! those that hold no more than they want, and have for long: their senders may have stopped. These are asked a few at a time, for half of what
-//! they hold, then for the rest, and are given nothing before something of theirs was drained. So a sender that lives goes on
-//! with what it kept, one that does not holds nothing for long, and no credit goes round among those that have stopped.
-//! There is no clock: an answer that has not come while everyone who waits had news twice is not counted on, and others are
-//! asked.
+//! those that hold no more than they want, and have for long: their senders may have stopped. These are asked a few at a
+//! time, for half of what they hold, then for the rest, and are given nothing before something of theirs was drained. So a
+//! sender that lives goes on with what it kept, one that does not holds nothing for long, and no credit goes round among
+//! those that have stopped. There is no clock: an answer that has not come while everyone who waits had news twice is not
+//! counted on, and others are asked; and nobody is asked for what was promised less long ago than that.
 //!
 //! Every call costs O(1), amortised, whatever the number of streams, and O(caps) where caps are used up.
+
+mod account;
+mod pool;
+mod reclaim;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -29,95 +38,16 @@ use hashlink::LinkedHashSet;
 
 use super::{
     Cap, CreditPolicy, Grant, HEAD_BYTES, Reclaim, SharedBudgetConfig,
-    stream::{Holding, Large, Outstanding, Place, Share, Stream},
+    stream::{Large, Place, Share, Stream},
 };
-
-/// How many streams may be asked for what is promised before one has answered, or is overdue. Where all streams are busy, none of them can give
-/// anything, and so much is asked in vain.
-const PROMISED_ASKED_MAX: u64 = 16;
-/// After so much other news, and as much again for each two that wait, an answer is overdue.
-const OVERDUE_EVENTS: u64 = 64;
-
-/// A part of the bytes that one kind of grant may use.
-#[derive(Debug, Clone, Copy)]
-enum Part {
-    Whole,
-    /// For windows that grow.
-    SevenEighths,
-    /// For streams of which nothing was drained yet.
-    Half,
-}
-
-/// Sums over the streams that share some bytes.
-#[derive(Debug, Default)]
-struct Account {
-    bytes: u64,
-    sum: Sum,
-    holders: Holders,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Sum {
-    committed: u64,
-    missing: u64,
-    coming: u64,
-    promised_asks: u64,
-}
-
-/// Streams that could be asked to give back, the least recently drained first.
-#[derive(Debug, Default)]
-struct Holders {
-    excess: LinkedHashSet<u64>,
-    promised: LinkedHashSet<u64>,
-}
-
-impl Holders {
-    fn of(&mut self, holding: Holding) -> &mut LinkedHashSet<u64> {
-        match holding {
-            Holding::Excess => &mut self.excess,
-            Holding::Promised => &mut self.promised,
-        }
-    }
-}
-
-impl Account {
-    fn new(bytes: u64) -> Self {
-        Self { bytes, ..Self::default() }
-    }
-
-    fn free(&self, part: Part) -> u64 {
-        let most = match part {
-            Part::Whole => self.bytes,
-            Part::SevenEighths => self.bytes - self.bytes / 8,
-            Part::Half => self.bytes / 2,
-        };
-        most.saturating_sub(self.sum.committed)
-    }
-
-    /// What those that wait miss and will not have without asking.
-    fn shortage(&self) -> u64 {
-        self.sum.missing.saturating_sub(self.free(Part::Whole).saturating_add(self.sum.coming))
-    }
-}
-
-/// The streams under one cap.
-#[derive(Debug)]
-struct Group {
-    account: Account,
-    /// Streams that came to the head of the rotation and wait for the cap.
-    waiting: LinkedHashSet<u64>,
-    /// What its messages hold of the pool.
-    large: u64,
-    /// Streams that came to the head of those that wait for the pool, and wait for the cap.
-    waiting_large: LinkedHashSet<u64>,
-}
+use account::{Account, Group, Holders, Part, Sum};
 
 /// Every stream gets a small window, which doubles while its application keeps up, out of one budget. Credit that is not
 /// used is asked back when others want it.
 ///
-/// Windows grow within half of the budget, and a stream whose sender does not ask is given `idle_bytes` within three
-/// quarters. The rest is for those that ask, in turn. A message that does not fit waits its turn for the pool. The module's
-/// own page has the rules.
+/// Streams of which nothing was consumed yet have half of the budget together. The others have turns from all of it, and
+/// windows that grow within seven eighths. A message that does not fit waits its turn for the pool. The module's own page
+/// has the rules.
 #[derive(Debug)]
 pub struct SharedBudget {
     config: SharedBudgetConfig,
@@ -128,7 +58,7 @@ pub struct SharedBudget {
     large_free: u64,
     /// Live streams that want more and have less than a turn gives, in the order in which they came to.
     rotation: LinkedHashSet<u64>,
-    /// The same, of streams of which nothing was drained yet.
+    /// The same, of streams of which nothing was drained yet. One that has come to lack nothing is found out at the head.
     untried: LinkedHashSet<u64>,
     /// Streams that wait for the pool, first come, first served.
     waiting_large: LinkedHashSet<u64>,
@@ -173,12 +103,7 @@ impl SharedBudget {
     /// as much again of the pool, or one message if that is longer.
     #[must_use]
     pub fn add_cap(&mut self, bytes: u64) -> Cap {
-        self.groups.push(Group {
-            account: Account::new(bytes),
-            waiting: LinkedHashSet::new(),
-            large: 0,
-            waiting_large: LinkedHashSet::new(),
-        });
+        self.groups.push(Group::new(bytes));
         Cap(self.groups.len() - 1)
     }
 
@@ -210,6 +135,18 @@ impl SharedBudget {
         self.streams.get(&stream).map_or(0, |entry| entry.consumed)
     }
 
+    /// A stream that waits for a turn although it could be given some of it.
+    #[cfg(test)]
+    pub(crate) fn kept_for_nothing(&self) -> Option<u64> {
+        let turn_bytes = self.turn_bytes();
+        let is_kept = |entry: &Stream| {
+            let part = if entry.is_live { Part::Whole } else { Part::Half };
+            let is_short = entry.is_hungry(turn_bytes) || entry.is_untried_and_short(turn_bytes);
+            is_short && self.free(entry.cap, part) > 0
+        };
+        self.streams.iter().find(|(_, entry)| is_kept(entry)).map(|(&stream, _)| stream)
+    }
+
     /// The least window that a stream gets whose sender wants.
     fn turn_bytes(&self) -> u64 {
         self.config.turn_bytes.min(self.config.stream_bytes_max)
@@ -219,22 +156,6 @@ impl SharedBudget {
         #[cfg(test)]
         {
             self.steps += 1;
-        }
-    }
-
-    /// Something was told: answers that were due long ago are not counted on any more.
-    fn note_event(&mut self) {
-        self.events += 1;
-        while let Some(&(stream, number, due)) = self.expected.front()
-            && due <= self.events
-        {
-            self.step();
-            self.expected.pop_front();
-            self.change(stream, |entry| {
-                if let Some(reclaim) = entry.reclaim.as_mut().filter(|reclaim| reclaim.number == number) {
-                    reclaim.is_overdue = true;
-                }
-            });
         }
     }
 
@@ -352,15 +273,9 @@ impl SharedBudget {
         });
     }
 
-    /// After so much other news, whoever was given something or asked for something is overdue.
-    fn patience(&self) -> u64 {
-        let waiting = self.rotation.len() + self.groups.iter().map(|group| group.waiting.len()).sum::<usize>();
-        OVERDUE_EVENTS + 2 * waiting as u64
-    }
-
     /// Gives `stream` what its window asks for; queues it when it wants more and has less than a turn gives.
     ///
-    /// While any other waits in the rotation nothing is free, so nobody is overtaken by this.
+    /// While any other waits in its line nothing is free for it, so nobody is overtaken by this.
     fn serve(&mut self, stream: u64) {
         let turn_bytes = self.turn_bytes();
         let Some(entry) = self.streams.get_mut(&stream).filter(|entry| entry.is_grantable()) else { return };
@@ -382,12 +297,17 @@ impl SharedBudget {
         self.queue(stream);
     }
 
-    /// Puts a stream that is to wait for a turn at the back of the rotation.
+    /// Puts a stream that is to wait for a turn at the back of its line.
     fn queue(&mut self, stream: u64) {
         let turn_bytes = self.turn_bytes();
         let Some(entry) = self.streams.get(&stream) else { return };
         if entry.is_untried_and_short(turn_bytes) {
-            self.untried.insert(stream);
+            let waits_for_cap =
+                entry.cap.and_then(|cap| self.groups.get(cap)).is_some_and(|group| group.untried.contains(&stream));
+            // Whoever repeats what it wants keeps its place.
+            if !waits_for_cap && !self.untried.contains(&stream) {
+                self.untried.insert(stream);
+            }
         } else if entry.place == Place::Nowhere && entry.is_hungry(turn_bytes) {
             self.change(stream, |entry| {
                 entry.place = Place::Rotation;
@@ -409,15 +329,41 @@ impl SharedBudget {
                 break;
             }
         }
-        while self.total.free(Part::Half) > 0
-            && let Some(stream) = self.untried.pop_front()
-        {
+        self.serve_untried();
+    }
+
+    /// Gives turns to streams that nobody has begun to read, while half of the budget lasts.
+    fn serve_untried(&mut self) {
+        let turn_bytes = self.turn_bytes();
+        while self.total.free(Part::Half) > 0 {
             self.step();
+            let has_room = |group: &&Group| group.account.free(Part::Half) > 0;
+            let roomy = self.groups.iter().filter(has_room).find_map(|group| group.untried.front().copied());
+            let Some(stream) = roomy.or_else(|| self.untried.front().copied()) else { break };
             self.serve(stream);
-            if self.untried.contains(&stream) {
-                // What is left, here or of its cap, is less than its turn. Others of them wait as well as it does.
+            let short = self.streams.get(&stream).filter(|entry| entry.is_untried_and_short(turn_bytes));
+            let (is_short, cap) = (short.is_some(), short.and_then(|entry| entry.cap));
+            if is_short && self.total.free(Part::Half) == 0 {
+                // It keeps its place, so that what is free in crumbs adds up.
                 break;
             }
+            let Some(group) = cap.and_then(|cap| self.groups.get_mut(cap)).filter(|_| is_short) else {
+                self.leave_untried(stream);
+                continue;
+            };
+            // Its cap is what keeps it. One that waited for that before keeps its place.
+            if !group.untried.contains(&stream) {
+                group.untried.insert(stream);
+            }
+            self.untried.remove(&stream);
+        }
+    }
+
+    fn leave_untried(&mut self, stream: u64) {
+        self.untried.remove(&stream);
+        let cap = self.streams.get(&stream).and_then(|entry| entry.cap);
+        if let Some(group) = cap.and_then(|cap| self.groups.get_mut(cap)) {
+            group.untried.remove(&stream);
         }
     }
 
@@ -445,147 +391,6 @@ impl SharedBudget {
         self.change(stream, |entry| entry.place = Place::Cap);
         true
     }
-
-    /// Lets messages into the pool, first come, first served; those first that waited for their cap alone.
-    fn serve_pool(&mut self) {
-        for cap in 0..self.groups.len() {
-            while let Some(&stream) = self.groups[cap].waiting_large.front() {
-                self.step();
-                match self.reserve(stream) {
-                    Reserved::Done => self.groups[cap].waiting_large.pop_front(),
-                    Reserved::CapIsFull => break,
-                    Reserved::PoolIsFull => return,
-                };
-            }
-        }
-        while let Some(&stream) = self.waiting_large.front() {
-            self.step();
-            match self.reserve(stream) {
-                Reserved::Done => {}
-                Reserved::PoolIsFull => return,
-                Reserved::CapIsFull => {
-                    let cap = self.streams.get(&stream).and_then(|entry| entry.cap);
-                    if let Some(group) = cap.and_then(|cap| self.groups.get_mut(cap)) {
-                        group.waiting_large.insert(stream);
-                    }
-                }
-            }
-            self.waiting_large.pop_front();
-        }
-    }
-
-    /// Moves a stream into the pool, if it is to go there and there is room.
-    fn reserve(&mut self, stream: u64) -> Reserved {
-        let Some(entry) = self.streams.get_mut(&stream) else { return Reserved::Done };
-        let Some(Large { end, reserved: 0 }) = entry.large else { return Reserved::Done };
-        if entry.reclaim.is_some() {
-            // It waits again once it has answered.
-            return Reserved::Done;
-        }
-        if end <= entry.limit {
-            // Its window has grown to it meanwhile.
-            entry.large = None;
-            return Reserved::Done;
-        }
-        let (cap, reserved) = (entry.cap, end - entry.consumed);
-        if reserved > self.config.large_bytes {
-            // It never fits: let it wait alone.
-            return Reserved::Done;
-        }
-        if let Some(group) = cap.and_then(|cap| self.groups.get(cap))
-            && group.large > 0
-            && group.large + reserved > group.account.bytes
-        {
-            return Reserved::CapIsFull;
-        }
-        if reserved > self.large_free {
-            return Reserved::PoolIsFull;
-        }
-        self.large_free -= reserved;
-        if let Some(group) = cap.and_then(|cap| self.groups.get_mut(cap)) {
-            group.large += reserved;
-        }
-        self.change(stream, |entry| {
-            entry.large = Some(Large { end, reserved });
-            entry.limit = end;
-            entry.is_used_up = false;
-        });
-        self.granted.insert(stream);
-        Reserved::Done
-    }
-
-    /// Gives bytes back to the pool.
-    fn release(&mut self, cap: Option<usize>, reserved: u64) {
-        self.large_free += reserved;
-        if let Some(group) = cap.and_then(|cap| self.groups.get_mut(cap)) {
-            group.large -= reserved;
-        }
-    }
-
-    /// Asks a stream to keep no more than `asked`.
-    fn ask(&mut self, stream: u64, asked: u64, is_of_promised: bool) -> Reclaim {
-        self.reclaims += 1;
-        let number = self.reclaims;
-        self.expected.push_back((stream, number, self.events + self.patience()));
-        let reclaim = Outstanding { asked, number, is_of_promised, is_overdue: false };
-        self.change(stream, |entry| entry.reclaim = Some(reclaim));
-        Reclaim { stream, limit: asked }
-    }
-
-    /// Asks the next holder for what those miss that wait for the budget, or for the cap of a group.
-    fn ask_for_missing(&mut self, cap: Option<usize>) -> Option<Reclaim> {
-        let (account, waiting) = match cap {
-            None => (&self.total, &self.rotation),
-            Some(cap) => (&self.groups[cap].account, &self.groups[cap].waiting),
-        };
-        let shortage = account.shortage();
-        if shortage == 0 {
-            return None;
-        }
-        if let Some((&stream, entry)) =
-            account.holders.excess.front().and_then(|stream| Some((stream, self.streams.get(stream)?)))
-        {
-            let asked = entry.excess_begins().max(entry.limit.saturating_sub(shortage));
-            return Some(self.ask(stream, asked, false));
-        }
-        if self.total.sum.promised_asks >= PROMISED_ASKED_MAX {
-            return None;
-        }
-        let head = waiting.front().copied();
-        // The head itself may be the least recently drained; the next one is not.
-        for _ in 0..2 {
-            self.step();
-            let holders = match cap {
-                None => &mut self.total.holders,
-                Some(cap) => &mut self.groups[cap].account.holders,
-            };
-            let Some(&stream) = holders.promised.front() else { break };
-            if Some(stream) == head {
-                holders.promised.to_back(&stream);
-                continue;
-            }
-            let Some(entry) = self.streams.get(&stream) else { break };
-            if self.events - entry.granted_at < self.patience() {
-                // It has not had the time to use it. The others had even less.
-                break;
-            }
-            let kept = if entry.is_suspect { 0 } else { entry.charge() / 2 };
-            let least = entry.consumed.saturating_add(HEAD_BYTES + kept);
-            let asked = least.max(entry.limit.saturating_sub(shortage));
-            self.change(stream, |entry| entry.is_suspect = true);
-            return Some(self.ask(stream, asked, true));
-        }
-        None
-    }
-}
-
-/// What came of a wish for the pool.
-#[derive(Debug, Clone, Copy)]
-enum Reserved {
-    /// It is in, or has no business there.
-    Done,
-    PoolIsFull,
-    CapIsFull,
 }
 
 impl CreditPolicy for SharedBudget {
@@ -643,7 +448,8 @@ impl CreditPolicy for SharedBudget {
                 released = large.reserved;
             }
             // It used up most of its window and its application keeps up: let it have twice as much.
-            let has_used_most = entry.wants() || entry.limit - consumed <= entry.window / 2;
+            let left = (entry.limit - consumed).saturating_sub(HEAD_BYTES);
+            let has_used_most = entry.wants() || left <= entry.window / 2;
             if drained && has_used_most {
                 entry.window = entry.window.saturating_mul(2).min(stream_bytes_max);
             }
@@ -651,9 +457,7 @@ impl CreditPolicy for SharedBudget {
             entry.is_live |= drained;
         });
         if drained {
-            self.untried.remove(&stream);
-        }
-        if drained {
+            self.leave_untried(stream);
             self.touch(stream);
         }
         self.release(cap, released);
@@ -690,6 +494,7 @@ impl CreditPolicy for SharedBudget {
     fn close(&mut self, stream: u64) {
         self.note_event();
         let turn_bytes = self.turn_bytes();
+        self.leave_untried(stream);
         let Some(entry) = self.streams.remove(&stream) else { return };
         self.account(entry.cap, entry.place, entry.share(turn_bytes), |sum, part| sum - part);
         self.leave(stream, entry.cap, entry.place);
@@ -703,7 +508,6 @@ impl CreditPolicy for SharedBudget {
             group.waiting_large.remove(&stream);
         }
         self.granted.remove(&stream);
-        self.untried.remove(&stream);
         self.above_ceiling.remove(&stream);
         self.redistribute();
     }

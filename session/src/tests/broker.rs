@@ -109,6 +109,7 @@ impl Broker {
     }
 
     fn check(&self) {
+        assert_eq!(self.policy.kept_for_nothing(), None, "it waits beside bytes that are free: {:?}", self.policy);
         assert!(self.held(None) <= self.budget_bytes, "{} of {} are held", self.held(None), self.budget_bytes);
         for (group, &cap) in self.caps.iter().enumerate() {
             assert!(self.held(Some(group)) <= cap, "{} of a cap of {cap} are held", self.held(Some(group)));

@@ -7,6 +7,9 @@ use trunkline_proto::framing::LENGTH_BYTES_MAX;
 
 use crate::{CreditPolicy, Grant, Reclaim, SharedBudget, SharedBudgetConfig};
 
+/// Four bytes that every stream may hold beside the budget.
+const HEAD: u64 = 4;
+
 /// A stream seen from above: its sender has sent what it may, and its application reads when told to.
 #[derive(Debug, Default)]
 struct Stream {
@@ -214,12 +217,12 @@ proptest! {
 #[test]
 fn a_first_window_is_given_at_once_and_doubles_while_the_application_keeps_up() {
     let mut model = Model::new(small(10_000, 1000));
-    assert_eq!(model.open(1), 16);
+    assert_eq!(model.open(1), 16 + HEAD);
     for window in [32, 64, 64] {
         let left = model.streams[&1].limit - model.streams[&1].consumed;
         model.write(1, left - 1);
         assert!(model.run(1, 1));
-        assert_eq!(model.streams[&1].limit - model.streams[&1].consumed, window);
+        assert_eq!(model.streams[&1].limit - model.streams[&1].consumed, window + HEAD);
     }
 }
 
@@ -230,7 +233,7 @@ fn nothing_grows_for_an_application_that_does_not_read() {
     for _ in 0..10 {
         model.write(1, 15);
     }
-    assert_eq!(model.streams[&1].limit, 16);
+    assert_eq!(model.streams[&1].limit, 16 + HEAD);
 }
 
 #[test]
@@ -239,16 +242,19 @@ fn idle_streams_cannot_keep_a_later_one_from_its_turn() {
     for stream in 0..2000 {
         model.open(stream);
     }
-    // Three quarters of the budget lie in windows that nobody uses.
-    assert!(model.policy.outstanding_bytes() <= 1200 + 2000 * 4);
-    assert_eq!(model.streams[&1999].limit, 4);
+    // Half of the budget lies in windows that nobody uses.
+    assert_eq!(model.policy.outstanding_bytes(), 800 + 2000 * HEAD);
+    assert_eq!(model.streams[&1999].limit, HEAD);
     model.write(1999, 20);
-    assert_eq!(model.streams[&1999].limit, 16 + 5);
+    assert_eq!(model.streams[&1999].limit, 21, "its first message is let in by the pool");
+    model.write(1999, 20);
+    assert!(model.run(1999, 1));
+    assert!(model.streams[&1999].limit >= 21 + 16 + HEAD, "once it is read, it has a turn of the other half");
     model.finish();
 }
 
 #[test]
-fn streams_that_grew_leave_half_of_the_budget_to_others() {
+fn streams_that_grew_leave_an_eighth_of_the_budget_for_the_turns_of_others() {
     let mut model = Model::new(SharedBudgetConfig { stream_bytes_max: 1 << 20, ..small(1600, 1 << 20) });
     model.open(0);
     for _ in 0..200 {
@@ -256,9 +262,14 @@ fn streams_that_grew_leave_half_of_the_budget_to_others() {
         model.write(0, window / 2);
         model.run(0, usize::MAX);
     }
-    assert!((400..=804).contains(&(model.streams[&0].limit - model.streams[&0].consumed)));
-    for stream in 1..30 {
-        assert_eq!(model.open(stream), 16);
+    let held = model.streams[&0].limit - model.streams[&0].consumed;
+    assert!((700..=1400 + HEAD).contains(&held), "{held} are held");
+    for stream in 1..=12 {
+        assert_eq!(model.open(stream), HEAD);
+        model.write(stream, HEAD - 1);
+        assert!(model.run(stream, 1), "the four bytes beside the budget let it in");
+        model.write(stream, 50);
+        assert_eq!(model.streams[&stream].limit - model.streams[&stream].consumed, 51);
     }
 }
 
@@ -304,10 +315,13 @@ fn windows_go_round_among_those_that_want_without_help_from_the_pool() {
     let mut model = Model::new(small(100, 4));
     for stream in 0..20 {
         model.open(stream);
+        // As long as the four bytes beside the budget: something of each is read.
+        model.write(stream, HEAD - 1);
+        assert!(model.run(stream, 1));
         model.write(stream, 14);
         model.write(stream, 14);
     }
-    assert!(model.streams[&19].limit < 15);
+    assert!(model.streams[&19].limit < HEAD + 15);
     model.finish();
 }
 
@@ -331,15 +345,14 @@ fn a_hundred_messages_as_long_as_the_pool_get_through_one_after_another() {
 #[test]
 fn a_stream_that_enters_the_pool_leaves_its_window_to_those_that_wait() {
     let mut model =
-        Model::new(SharedBudgetConfig { idle_bytes: 100, turn_bytes: 100, stream_bytes_max: 100, ..small(100, 1000) });
-    model.open(1);
+        Model::new(SharedBudgetConfig { idle_bytes: 100, turn_bytes: 100, stream_bytes_max: 100, ..small(200, 1000) });
+    assert_eq!((model.open(1), model.open(2)), (100 + HEAD, HEAD), "half of the budget is one window");
+    // Nobody waits for its message: it waits for a turn alone.
+    model.policy.wanted(2, 500);
+    model.drain();
+    assert_eq!(model.streams[&2].limit, HEAD);
     model.write(1, 500);
-    assert_eq!(model.streams[&1].limit, 502);
-    model.open(2);
-    for _ in 0..10 {
-        model.write(2, 30);
-    }
-    assert_eq!(model.streams[&2].limit, 100);
+    assert_eq!((model.streams[&1].limit, model.streams[&2].limit), (502, 100 + HEAD));
 }
 
 #[test]
@@ -357,7 +370,7 @@ fn a_message_that_never_fits_the_pool_stops_no_other_stream() {
 #[test]
 fn a_close_gives_back_the_window_and_the_pool_and_forgets_the_grants() {
     let mut policy = SharedBudget::new(small(100, 1000));
-    assert_eq!((policy.open(1, None), policy.open(2, None)), (16, 16));
+    assert_eq!((policy.open(1, None), policy.open(2, None)), (16 + HEAD, 16 + HEAD));
     policy.message(1, 0, 500);
     policy.message(2, 0, 900);
     assert_eq!(policy.poll_grant(), Some(Grant { stream: 1, limit: 500 }));

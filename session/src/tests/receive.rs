@@ -290,20 +290,26 @@ fn what_was_read_is_reported_at_once_when_nothing_is_left_to_read_near_the_limit
 }
 
 #[test]
-fn a_message_beyond_the_limit_is_asked_for_once_and_when_it_is_at_the_head() {
+fn a_message_beyond_the_limit_is_asked_for_once_when_it_is_at_the_head_and_somebody_waits_for_it() {
     let bytes = encoded(&[10, 500, 500]);
     let mut half = open_receiver(100);
     half.handle_data(&at(0), Bytes::copy_from_slice(&bytes[..100]));
     assert_eq!(half.poll_message_end(), None);
+    half.await_message();
+    assert_eq!(half.poll_message_end(), None, "it is not at the head");
     assert!(matches!(half.read(), Read::Message(_)));
+    assert_eq!(half.poll_message_end(), None, "whoever has a message waits for none");
+    assert_eq!(half.read(), Read::Pending);
     assert_eq!(half.poll_message_end(), Some(513));
     assert_eq!(half.poll_message_end(), None);
     assert_eq!(half.poll_consumed(), None);
-    half.handle_grant(513);
-    half.handle_data(&at(100), Bytes::copy_from_slice(&bytes[100..513]));
+    half.handle_grant(520);
+    half.handle_data(&at(100), Bytes::copy_from_slice(&bytes[100..520]));
     assert!(matches!(half.read(), Read::Message(_)));
-    assert_eq!(half.poll_message_end(), None);
+    assert_eq!(half.poll_message_end(), None, "nobody waits for the next");
     assert_eq!(half.poll_consumed(), Some(513));
+    half.await_message();
+    assert_eq!(half.poll_message_end(), Some(1015));
 }
 
 #[test]

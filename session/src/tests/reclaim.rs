@@ -2,12 +2,13 @@
 
 use trunkline_proto::{
     code::Code,
+    frame::DataHeader,
     message::{Limit, Reclaim as ReclaimMessage},
 };
 
-use super::{accept, at, credit, drain, encoded, message, open_sender};
+use super::{accept, at, credit, drain, encoded, ended, message, open_sender};
 use crate::{
-    CreditPolicy, Grant, Read, ReceiveHalf, ReceiveOutput, Reclaim, SendHalf, SendOutput, SharedBudget,
+    Cap, CreditPolicy, Grant, Read, ReceiveHalf, ReceiveOutput, Reclaim, SendHalf, SendOutput, SharedBudget,
     SharedBudgetConfig, WriteError,
 };
 
@@ -16,6 +17,12 @@ const HEAD: u64 = 4;
 
 fn config(budget_bytes: u64) -> SharedBudgetConfig {
     SharedBudgetConfig { budget_bytes, idle_bytes: 40, turn_bytes: 160, stream_bytes_max: 640, large_bytes: 0 }
+}
+
+/// Opens a stream of which something is read at once: what every stream may hold beside the budget.
+fn open_live(policy: &mut SharedBudget, stream: u64, cap: Option<Cap>) {
+    policy.open(stream, cap);
+    policy.consumed(stream, HEAD);
 }
 
 fn grants(policy: &mut SharedBudget) -> Vec<(u64, u64)> {
@@ -29,11 +36,11 @@ fn reclaims(policy: &mut SharedBudget) -> Vec<(u64, u64)> {
 #[test]
 fn a_stream_is_given_little_unasked_and_a_turn_when_it_wants() {
     let mut policy = SharedBudget::new(config(10_000));
-    assert_eq!(policy.open(1, None), 40);
-    policy.wanted(1, 41);
-    assert_eq!(grants(&mut policy), [(1, 160)]);
+    assert_eq!(policy.open(1, None), 40 + HEAD);
+    policy.wanted(1, 40 + HEAD + 1);
+    assert_eq!(grants(&mut policy), [(1, 160 + HEAD)]);
     // It drains what it was given: twice as much, and so on up to the most.
-    for (consumed, limit) in [(160, 480), (480, 1120), (1120, 1760)] {
+    for (consumed, limit) in [(164, 164 + 320 + HEAD), (488, 488 + 640 + HEAD), (1132, 1132 + 640 + HEAD)] {
         policy.wanted(1, limit);
         policy.consumed(1, consumed);
         assert_eq!(grants(&mut policy), [(1, limit)]);
@@ -41,12 +48,14 @@ fn a_stream_is_given_little_unasked_and_a_turn_when_it_wants() {
 }
 
 #[test]
-fn what_is_given_unasked_leaves_a_quarter_of_the_budget() {
+fn what_streams_are_given_of_which_nothing_was_read_leaves_half_of_the_budget() {
     let mut policy = SharedBudget::new(config(400));
     let limits: Vec<u64> = (0..12).map(|stream| policy.open(stream, None)).collect();
-    assert_eq!(limits, [40, 40, 40, 40, 40, 40, 40, 40, 16, 4, 4, 4]);
-    policy.wanted(11, 50);
-    assert_eq!(grants(&mut policy), [(11, 100 + HEAD)]);
+    assert_eq!(limits, [44, 44, 44, 44, 44, 4, 4, 4, 4, 4, 4, 4]);
+    policy.wanted(11, 1000);
+    assert_eq!((grants(&mut policy), reclaims(&mut policy)), (vec![], vec![]));
+    policy.consumed(11, HEAD);
+    assert_eq!(grants(&mut policy), [(11, HEAD + 160 + HEAD)]);
 }
 
 #[test]
@@ -75,44 +84,39 @@ fn those_that_want_are_served_in_rotation_each_by_a_whole_turn() {
 
 #[test]
 fn what_idle_streams_hold_is_asked_back_least_recently_drained_first_and_no_more_than_is_missing() {
-    let mut policy = SharedBudget::new(config(400));
+    let mut policy = SharedBudget::new(SharedBudgetConfig { turn_bytes: 230, ..config(400) });
     for stream in 0..9 {
         policy.open(stream, None);
     }
-    // Stream 0 is the oldest; it is drained, and so the last to be asked.
+    // Stream 0 is the oldest; it is drained, and so the last to be asked. It holds 80 now, and 1 to 4 hold 40 each.
     policy.consumed(0, 30);
-    assert_eq!(grants(&mut policy), [(0, 70)]);
-    policy.wanted(9, 1);
-    policy.open(9, None);
+    assert_eq!(grants(&mut policy), [(0, 30 + 80 + HEAD)]);
+    open_live(&mut policy, 9, None);
     policy.wanted(9, 1000);
-    // 160 is a turn. 100 + HEAD is free.
-    let (_, given) = grants(&mut policy)[0];
-    let missing = 160 - given;
-    assert!(missing > 36, "{missing}");
-    let asked = reclaims(&mut policy);
-    assert_eq!(asked[0], (1, HEAD));
-    assert_eq!(asked.iter().map(|(_, limit)| 40 - limit).sum::<u64>(), missing);
+    // It has all that is free, 160, and misses 70 of its turn.
+    let given = HEAD + 160 + HEAD;
+    assert_eq!(grants(&mut policy), [(9, given)]);
+    assert_eq!(reclaims(&mut policy), [(1, HEAD), (2, HEAD + 10)]);
     assert_eq!(reclaims(&mut policy), [], "each is asked once");
     // Granted by what comes back, when it comes.
     assert_eq!(grants(&mut policy), []);
     policy.limited(1, HEAD);
-    assert_eq!(grants(&mut policy), [(9, given + 36)]);
-    for &(stream, limit) in &asked[1..] {
-        policy.limited(stream, limit);
-    }
-    assert_eq!(grants(&mut policy), [(9, 160)]);
+    assert_eq!(grants(&mut policy), [(9, given + 40)]);
+    policy.limited(2, HEAD + 10);
+    assert_eq!(grants(&mut policy), [(9, given + 70)]);
     assert_eq!(reclaims(&mut policy), []);
 }
 
 #[test]
 fn a_stream_that_gave_nothing_back_is_not_asked_again_before_its_limit_has_risen() {
     let mut policy = SharedBudget::new(config(200));
-    for stream in 0..5 {
+    for stream in 0..4 {
         policy.open(stream, None);
     }
-    policy.wanted(4, 1000);
-    policy.open(5, None);
-    policy.wanted(5, 1000);
+    for stream in 4..6 {
+        open_live(&mut policy, stream, None);
+        policy.wanted(stream, 1000);
+    }
     grants(&mut policy);
     let asked: Vec<u64> = reclaims(&mut policy).into_iter().map(|(stream, _)| stream).collect();
     assert!(asked.contains(&0) && asked.contains(&1));
@@ -135,7 +139,7 @@ fn nothing_is_granted_to_a_stream_while_it_is_asked() {
     let mut policy = SharedBudget::new(config(1000));
     policy.open(1, None);
     policy.wanted(1, 200);
-    assert_eq!(grants(&mut policy), [(1, 160)]);
+    assert_eq!(grants(&mut policy), [(1, 160 + HEAD)]);
     policy.ceiling(1, 50);
     assert_eq!(reclaims(&mut policy), [(1, 50)]);
     policy.ceiling(1, 500);
@@ -143,7 +147,7 @@ fn nothing_is_granted_to_a_stream_while_it_is_asked() {
     policy.consumed(1, 40);
     assert_eq!((grants(&mut policy), reclaims(&mut policy)), (vec![], vec![]));
     policy.limited(1, 60);
-    assert_eq!(grants(&mut policy), [(1, 200)]);
+    assert_eq!(grants(&mut policy), [(1, 40 + 160 + HEAD)]);
 }
 
 #[test]
@@ -177,22 +181,44 @@ fn a_stream_under_its_ceiling_waits_for_no_turn_and_holds_none() {
     assert_eq!(policy.outstanding_bytes(), 1000 * HEAD);
     assert_eq!((grants(&mut policy), reclaims(&mut policy)), (vec![], vec![]));
     policy.ceiling(777, 5000);
-    assert_eq!(grants(&mut policy), [(777, 160)]);
+    assert_eq!(grants(&mut policy), [(777, 160 + HEAD)]);
     policy.ceiling(778, 20);
     assert_eq!(grants(&mut policy), [(778, 20)]);
+}
+
+/// There is other news, so much that who was given something has had the time to use it.
+fn let_time_pass(policy: &mut SharedBudget) {
+    for _ in 0..1000 {
+        policy.wanted(u64::MAX, 0);
+    }
+}
+
+#[test]
+fn nobody_is_asked_for_what_was_promised_a_moment_ago() {
+    let mut policy = SharedBudget::new(config(160));
+    for stream in 1..=2 {
+        open_live(&mut policy, stream, None);
+        policy.wanted(stream, 1000);
+    }
+    // A node answers at once for what it has not told yet. Were it asked again and again, credit would go round for ever.
+    grants(&mut policy);
+    assert_eq!(reclaims(&mut policy), []);
+    let_time_pass(&mut policy);
+    assert_eq!(reclaims(&mut policy).len(), 1);
 }
 
 #[test]
 fn a_close_frees_what_was_asked() {
     let mut policy = SharedBudget::new(config(160));
-    policy.open(1, None);
-    policy.wanted(1, 1000);
-    policy.open(2, None);
-    policy.wanted(2, 1000);
+    for stream in 1..=2 {
+        open_live(&mut policy, stream, None);
+        policy.wanted(stream, 1000);
+    }
     grants(&mut policy);
+    let_time_pass(&mut policy);
     assert_eq!(reclaims(&mut policy).len(), 1);
     policy.close(1);
-    assert_eq!(grants(&mut policy), [(2, 160)]);
+    assert_eq!(grants(&mut policy), [(2, HEAD + 160 + HEAD)]);
     policy.limited(1, 0);
     policy.close(2);
     assert_eq!(policy.outstanding_bytes(), 0);
@@ -202,13 +228,12 @@ fn a_close_frees_what_was_asked() {
 fn senders_that_stopped_while_they_wanted_lose_what_they_hold() {
     for unanswered in [0, 40] {
         let mut policy = SharedBudget::new(config(8000));
-        for stream in 0..100 {
-            policy.open(stream, None);
+        for stream in 0..=100 {
+            open_live(&mut policy, stream, None);
             policy.wanted(stream, 1 << 30);
+            grants(&mut policy);
         }
-        grants(&mut policy);
-        policy.open(100, None);
-        policy.wanted(100, 1 << 30);
+        assert_eq!(policy.held_by(100), HEAD, "those that stopped hold everything");
         // One sender lives, and its application reads. The others never send a byte; some do not even answer.
         let mut rounds = 0;
         while policy.consumed_of(100) < 20_000 {
@@ -238,15 +263,16 @@ fn senders_that_stopped_while_they_wanted_lose_what_they_hold() {
 #[test]
 fn a_sender_that_lives_loses_at_most_half_of_what_it_holds_before_it_has_used_the_rest() {
     let mut policy = SharedBudget::new(config(160));
-    policy.open(1, None);
-    policy.wanted(1, 10_000);
-    policy.open(2, None);
-    policy.wanted(2, 10_000);
+    for stream in 1..=2 {
+        open_live(&mut policy, stream, None);
+        policy.wanted(stream, 10_000);
+    }
     grants(&mut policy);
-    let charge = policy.limit_of(1) - HEAD;
-    assert_eq!(reclaims(&mut policy), [(1, HEAD + charge / 2)]);
-    policy.limited(1, HEAD + charge / 2);
-    assert_eq!(grants(&mut policy), [(2, HEAD + 160 - charge / 2)]);
+    let_time_pass(&mut policy);
+    let kept = HEAD + 160 / 2 + HEAD;
+    assert_eq!(reclaims(&mut policy), [(1, kept)]);
+    policy.limited(1, kept);
+    assert_eq!(grants(&mut policy), [(2, HEAD + 160 / 2 + HEAD)]);
     // It is given nothing until it has used what it kept.
     policy.wanted(1, 20_000);
     assert_eq!(grants(&mut policy), []);
@@ -260,19 +286,23 @@ fn a_sender_that_lives_loses_at_most_half_of_what_it_holds_before_it_has_used_th
 
 #[test]
 fn a_group_at_its_cap_stops_no_other_and_asks_only_its_own() {
-    let mut policy = SharedBudget::new(config(2000));
+    let mut policy = SharedBudget::new(config(4000));
     let cap = policy.add_cap(200);
     for stream in 0..20 {
-        policy.open(stream, Some(cap));
+        open_live(&mut policy, stream, Some(cap));
         policy.wanted(stream, 10_000);
     }
     assert_eq!(policy.outstanding_bytes_of(cap).0, 200);
     for stream in 20..30 {
         policy.open(stream, None);
         policy.wanted(stream, 10_000);
-        assert_eq!(policy.limit_of(stream), 160);
+        assert_eq!(policy.limit_of(stream), 160 + HEAD);
     }
-    for (stream, limit) in reclaims(&mut policy) {
+    grants(&mut policy);
+    let_time_pass(&mut policy);
+    let asked = reclaims(&mut policy);
+    assert_ne!(asked, []);
+    for (stream, limit) in asked {
         assert!(stream < 20);
         policy.limited(stream, limit);
     }
@@ -294,7 +324,7 @@ fn a_group_at_its_cap_stops_no_other_and_asks_only_its_own() {
 #[test]
 fn a_long_message_of_a_capped_group_gets_through_and_the_next_waits() {
     let mut policy = SharedBudget::new(SharedBudgetConfig { large_bytes: 10_000, ..config(2000) });
-    let cap = policy.add_cap(100);
+    let cap = policy.add_cap(300);
     for stream in 0..3 {
         policy.open(stream, Some(cap));
     }
@@ -433,6 +463,7 @@ fn a_sender_that_gives_up_has_what_was_not_read_dropped_and_nobody_else_has() {
 fn a_message_whose_credit_was_asked_back_is_asked_for_again() {
     let mut half = ReceiveHalf::new(0, 10, 1000);
     half.handle_data(&at(0), encoded(&[500]).freeze().slice(..10));
+    assert_eq!(half.read(), Read::Pending);
     assert_eq!(half.poll_message_end(), Some(502));
     half.handle_grant(502);
     assert_eq!(half.poll_message_end(), None);
@@ -442,4 +473,19 @@ fn a_message_whose_credit_was_asked_back_is_asked_for_again() {
     assert!(matches!(half.poll_output(), Some(ReceiveOutput::Reclaim(reclaim)) if reclaim.limit == 100));
     assert_eq!(half.handle_limit(&Limit { stream: 0, epoch: 0, limit: 100 }), Some(100));
     assert_eq!(half.poll_message_end(), Some(502));
+}
+
+#[test]
+fn an_answer_that_keeps_all_but_the_end_mark_is_taken_in_whichever_chunks_that_mark_comes() {
+    let bytes = ended(&[10]);
+    for cut in 11..bytes.len() {
+        let mut half = ReceiveHalf::new(0, 12, 100);
+        half.handle_data(&at(0), bytes.slice(..cut));
+        half.reclaim(4);
+        while half.poll_output().is_some() {}
+        assert_eq!(half.handle_limit(&Limit { stream: 0, epoch: 0, limit: 11 }), Some(11), "{cut} bytes came before");
+        half.handle_data(&DataHeader { fin: true, ..at(cut as u64) }, bytes.slice(cut..));
+        assert_eq!(half.read(), Read::Message(message(10)));
+        assert_eq!(half.read(), Read::End);
+    }
 }

@@ -11,13 +11,17 @@ mod world;
 use relay::Sabotage;
 use world::{Failure, Report, run};
 
-/// As many seeds as take a few seconds.
-const SEEDS: u64 = 300;
+/// As many seeds as take a few seconds: the rarest fault that was found so far showed in one of a thousand.
+const SEEDS: u64 = 3_000;
+/// Seeds that are run with each fault.
+const SABOTAGED_SEEDS: u64 = 300;
+/// So many runs in which a fault struck that must always be found. One that is found by silence lasts until patience ends.
+const STRUCK_MAX: usize = 60;
 
-fn seeds() -> Vec<u64> {
+fn seeds(count: u64) -> Vec<u64> {
     match std::env::var("SEED") {
         Ok(seed) => vec![seed.parse().expect("SEED is a number")],
-        Err(_) => (0..SEEDS).collect(),
+        Err(_) => (0..count).collect(),
     }
 }
 
@@ -28,7 +32,7 @@ fn replay(seed: u64) -> String {
 #[test]
 fn the_simulation_finds_every_stream_exact_bounded_and_ended_once() {
     let (mut messages, mut clean, mut aborted, mut reclaims, mut reclaimed) = (0, 0, 0, 0, 0);
-    let seeds = seeds();
+    let seeds = seeds(SEEDS);
     for &seed in &seeds {
         let report = run(seed, None);
         if let Err(failure) = &report.result {
@@ -43,32 +47,32 @@ fn the_simulation_finds_every_stream_exact_bounded_and_ended_once() {
     // A simulation in which nothing happens would find nothing.
     if seeds.len() > 1 {
         assert!(
-            messages > 5_000 && clean > 1_000 && aborted > 300,
+            messages > 50_000 && clean > 10_000 && aborted > 3_000,
             "{messages} read, {clean} clean, {aborted} aborted"
         );
-        assert!(reclaims > 100 && reclaimed > 1_000, "{reclaims} reclaims brought {reclaimed} bytes");
+        assert!(reclaims > 1_000 && reclaimed > 10_000, "{reclaims} reclaims brought {reclaimed} bytes");
     }
 }
 
 #[test]
 fn the_simulation_runs_the_same_for_the_same_seed() {
-    for seed in seeds().into_iter().step_by(10) {
+    for seed in seeds(SABOTAGED_SEEDS).into_iter().step_by(10) {
         assert_eq!(run(seed, None), run(seed, None), "{}", replay(seed));
     }
     assert_ne!(run(1, None).trace, run(2, None).trace);
 }
 
-/// Runs many seeds with a fault; returns what was found in those where it struck.
-fn sabotaged(fault: Sabotage) -> Vec<(u64, Report)> {
-    let runs = seeds().into_iter().map(|seed| (seed, run(seed, Some(fault))));
-    let struck: Vec<_> = runs.filter(|(_, report)| report.has_sabotaged).collect();
+/// Runs many seeds with a fault; returns what was found in those where it struck, `struck_max` at most.
+fn sabotaged(fault: Sabotage, struck_max: usize) -> Vec<(u64, Report)> {
+    let runs = seeds(SABOTAGED_SEEDS).into_iter().map(|seed| (seed, run(seed, Some(fault))));
+    let struck: Vec<_> = runs.filter(|(_, report)| report.has_sabotaged).take(struck_max).collect();
     assert!(struck.len() > 10 || std::env::var("SEED").is_ok(), "{fault:?} struck {} times", struck.len());
     struck
 }
 
 fn assert_always_found(fault: Sabotage, is_fitting: impl Fn(&Failure) -> bool) {
     let mut has_fitted = false;
-    for (seed, report) in sabotaged(fault) {
+    for (seed, report) in sabotaged(fault, STRUCK_MAX) {
         match report.result {
             Ok(()) => panic!("seed {seed}: {fault:?} went unnoticed\n{}", replay(seed)),
             Err(failure) => has_fitted |= is_fitting(&failure),
@@ -135,14 +139,14 @@ fn the_simulation_finds_an_invented_finish() {
 #[test]
 fn the_simulation_finds_the_use_of_invented_credit_refused() {
     let code = trunkline_proto::code::Code::CreditExceeded;
-    let found = sabotaged(Sabotage::InventCredit);
+    let found = sabotaged(Sabotage::InventCredit, usize::MAX);
     let is_found = |(_, report): &(u64, Report)| report.result.as_ref().is_err_and(|failure| is_refused(failure, code));
     assert!(found.iter().any(is_found) || std::env::var("SEED").is_ok());
 }
 
 /// Faults of credit do no harm where the credit was not used; where it was, they are found for what they are.
 fn assert_found_where_used(fault: Sabotage, is_fitting: impl Fn(&Failure) -> bool) {
-    let found = sabotaged(fault);
+    let found = sabotaged(fault, usize::MAX);
     let is_found = |(_, report): &(u64, Report)| report.result.as_ref().is_err_and(&is_fitting);
     assert!(found.iter().any(is_found) || std::env::var("SEED").is_ok(), "{fault:?} was never found");
 }

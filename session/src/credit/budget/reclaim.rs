@@ -1,0 +1,90 @@
+//! Whom the budget asks to give credit back, and on whose answers it counts.
+
+use super::SharedBudget;
+use crate::credit::{HEAD_BYTES, Reclaim, stream::Outstanding};
+
+/// How many streams may be asked for what is promised before one has answered, or is overdue. Where all streams are busy,
+/// none of them can give anything, and so much is asked in vain.
+const PROMISED_ASKED_MAX: u64 = 16;
+/// After so much other news, and as much again for each two that wait, an answer is overdue.
+const OVERDUE_EVENTS: u64 = 64;
+
+impl SharedBudget {
+    /// Something was told: answers that were due long ago are not counted on any more.
+    pub(super) fn note_event(&mut self) {
+        self.events += 1;
+        while let Some(&(stream, number, due)) = self.expected.front()
+            && due <= self.events
+        {
+            self.step();
+            self.expected.pop_front();
+            self.change(stream, |entry| {
+                if let Some(reclaim) = entry.reclaim.as_mut().filter(|reclaim| reclaim.number == number) {
+                    reclaim.is_overdue = true;
+                }
+            });
+        }
+    }
+
+    /// After so much other news, whoever was given something or asked for something is overdue.
+    fn patience(&self) -> u64 {
+        let waiting = self.rotation.len() + self.groups.iter().map(|group| group.waiting.len()).sum::<usize>();
+        OVERDUE_EVENTS + 2 * waiting as u64
+    }
+
+    /// Asks a stream to keep no more than `asked`.
+    pub(super) fn ask(&mut self, stream: u64, asked: u64, is_of_promised: bool) -> Reclaim {
+        self.reclaims += 1;
+        let number = self.reclaims;
+        self.expected.push_back((stream, number, self.events + self.patience()));
+        let reclaim = Outstanding { asked, number, is_of_promised, is_overdue: false };
+        self.change(stream, |entry| entry.reclaim = Some(reclaim));
+        Reclaim { stream, limit: asked }
+    }
+
+    /// Asks the next holder for what those miss that wait for the budget, or for the cap of a group.
+    pub(super) fn ask_for_missing(&mut self, cap: Option<usize>) -> Option<Reclaim> {
+        let (account, waiting) = match cap {
+            None => (&self.total, &self.rotation),
+            Some(cap) => (&self.groups[cap].account, &self.groups[cap].waiting),
+        };
+        let shortage = account.shortage();
+        if shortage == 0 {
+            return None;
+        }
+        if let Some((&stream, entry)) =
+            account.holders.excess.front().and_then(|stream| Some((stream, self.streams.get(stream)?)))
+        {
+            let asked = entry.excess_begins().max(entry.limit.saturating_sub(shortage));
+            return Some(self.ask(stream, asked, false));
+        }
+        if self.total.sum.promised_asks >= PROMISED_ASKED_MAX {
+            return None;
+        }
+        let head = waiting.front().copied();
+        // The head itself may be the least recently drained; the next one is not.
+        for _ in 0..2 {
+            self.step();
+            let holders = match cap {
+                None => &mut self.total.holders,
+                Some(cap) => &mut self.groups[cap].account.holders,
+            };
+            let Some(&stream) = holders.promised.front() else { break };
+            if Some(stream) == head {
+                holders.promised.to_back(&stream);
+                continue;
+            }
+            let Some(entry) = self.streams.get(&stream) else { break };
+            if self.events - entry.granted_at < self.patience() {
+                // It has not had the time to use it, and the others had even less.
+                break;
+            }
+            let kept = if entry.is_suspect { 0 } else { entry.charge() / 2 };
+            let least = entry.consumed.saturating_add(HEAD_BYTES + kept);
+            let asked = least.max(entry.limit.saturating_sub(shortage));
+            self.change(stream, |entry| entry.is_suspect = true);
+            return Some(self.ask(stream, asked, true));
+        }
+        None
+    }
+}
