@@ -32,11 +32,9 @@ impl Pool {
     /// A pool of `budget_bytes`, of which one stream is granted `stream_bytes_max` at most ahead of what was passed on.
     pub(crate) fn shared(budget_bytes: u64, stream_bytes_max: u64) -> Rc<Self> {
         let default = SharedBudgetConfig::default();
-        Self::new(Box::new(SharedBudget::new(SharedBudgetConfig {
+        Self::new(Box::new(SharedBudget::for_relays(SharedBudgetConfig {
             budget_bytes,
             stream_bytes_max: stream_bytes_max.min(default.stream_bytes_max),
-            // A node passes bytes on as they come: no message has to be let in as a whole.
-            large_bytes: 0,
             ..default
         })))
     }

@@ -51,6 +51,8 @@ use account::{Account, Group, Holders, Part, Sum};
 #[derive(Debug)]
 pub struct SharedBudget {
     config: SharedBudgetConfig,
+    /// What every stream may hold beside the budget.
+    head_bytes: u64,
     streams: HashMap<u64, Stream>,
     total: Account,
     groups: Vec<Group>,
@@ -77,11 +79,23 @@ pub struct SharedBudget {
 }
 
 impl SharedBudget {
-    /// A policy for one process.
+    /// A policy for one process, whose application consumes whole messages.
     #[must_use]
     pub fn new(config: SharedBudgetConfig) -> Self {
+        Self::with_head(config, HEAD_BYTES)
+    }
+
+    /// A policy for streams that are passed on as bytes, as they come. None of them waits for the rest of a message, nor
+    /// for anybody to begin to read it: all of them are live, nothing is let in beside the budget, and there is no pool.
+    #[must_use]
+    pub fn for_relays(config: SharedBudgetConfig) -> Self {
+        Self::with_head(SharedBudgetConfig { large_bytes: 0, ..config }, 0)
+    }
+
+    fn with_head(config: SharedBudgetConfig, head_bytes: u64) -> Self {
         Self {
             config,
+            head_bytes,
             streams: HashMap::new(),
             total: Account::new(config.budget_bytes),
             groups: Vec::new(),
@@ -111,7 +125,7 @@ impl SharedBudget {
     #[must_use]
     pub fn outstanding_bytes(&self) -> u64 {
         let pool = self.config.large_bytes - self.large_free;
-        self.total.sum.committed + pool + HEAD_BYTES * self.streams.len() as u64
+        self.total.sum.committed + pool + self.head_bytes * self.streams.len() as u64
     }
 
     /// What the streams with this cap hold in windows, and what their messages hold of the pool.
@@ -251,7 +265,7 @@ impl SharedBudget {
             return;
         }
         let free = self.free(entry.cap, part);
-        let most = entry.consumed.saturating_add(HEAD_BYTES + entry.charge()).saturating_add(free);
+        let most = entry.consumed.saturating_add(entry.head_bytes + entry.charge()).saturating_add(free);
         let limit = target.min(most).min(entry.ceiling);
         if limit > entry.limit {
             let now = self.events;
@@ -283,7 +297,7 @@ impl SharedBudget {
         if wants && entry.place == Place::Nowhere {
             entry.window = entry.window.max(turn_bytes);
         }
-        let (turn, full) = (entry.turn(turn_bytes), entry.consumed.saturating_add(HEAD_BYTES + entry.window));
+        let (turn, full) = (entry.turn(turn_bytes), entry.consumed.saturating_add(entry.head_bytes + entry.window));
         let before = entry.limit;
         let (turns, growth) = match (entry.is_live, wants) {
             (true, true) => (Part::Whole, Part::SevenEighths),
@@ -311,7 +325,7 @@ impl SharedBudget {
         } else if entry.place == Place::Nowhere && entry.is_hungry(turn_bytes) {
             self.change(stream, |entry| {
                 entry.place = Place::Rotation;
-                entry.turn_end = entry.limit.saturating_add(turn_bytes.max(HEAD_BYTES));
+                entry.turn_end = entry.limit.saturating_add(turn_bytes.max(entry.head_bytes));
             });
         }
     }
@@ -398,7 +412,7 @@ impl CreditPolicy for SharedBudget {
         self.close(stream);
         let cap = cap.map(|Cap(index)| index).filter(|&index| index < self.groups.len());
         let window = self.config.idle_bytes.min(self.config.stream_bytes_max);
-        self.streams.insert(stream, Stream::new(cap, window));
+        self.streams.insert(stream, Stream::new(cap, window, self.head_bytes));
         self.serve(stream);
         // The first limit travels in ACCEPT, not as a grant.
         self.granted.remove(&stream);
@@ -448,7 +462,7 @@ impl CreditPolicy for SharedBudget {
                 released = large.reserved;
             }
             // It used up most of its window and its application keeps up: let it have twice as much.
-            let left = (entry.limit - consumed).saturating_sub(HEAD_BYTES);
+            let left = (entry.limit - consumed).saturating_sub(entry.head_bytes);
             let has_used_most = entry.wants() || left <= entry.window / 2;
             if drained && has_used_most {
                 entry.window = entry.window.saturating_mul(2).min(stream_bytes_max);

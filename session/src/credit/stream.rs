@@ -1,11 +1,11 @@
 //! One stream as the shared budget sees it: what it holds, whether it waits, what it can be asked to give back.
 
-use super::HEAD_BYTES;
-
 #[derive(Debug)]
 pub(super) struct Stream {
     /// The group whose cap it shares.
     pub(super) cap: Option<usize>,
+    /// What it may hold beside the budget.
+    pub(super) head_bytes: u64,
     /// Nothing beyond it is granted, whatever the budget has.
     pub(super) ceiling: u64,
     pub(super) consumed: u64,
@@ -87,9 +87,10 @@ pub(super) struct Share {
 }
 
 impl Stream {
-    pub(super) fn new(cap: Option<usize>, window: u64) -> Self {
+    pub(super) fn new(cap: Option<usize>, window: u64, head_bytes: u64) -> Self {
         Self {
             cap,
+            head_bytes,
             ceiling: u64::MAX,
             consumed: 0,
             limit: 0,
@@ -102,7 +103,7 @@ impl Stream {
             reclaim: None,
             is_used_up: false,
             is_suspect: false,
-            is_live: false,
+            is_live: head_bytes == 0,
             listed: None,
         }
     }
@@ -114,7 +115,7 @@ impl Stream {
     /// What the stream holds of the budget.
     pub(super) fn charge(&self) -> u64 {
         // In the pool, the reservation answers for everything that the stream may hold.
-        if self.is_in_pool() { 0 } else { (self.limit - self.consumed).saturating_sub(HEAD_BYTES) }
+        if self.is_in_pool() { 0 } else { (self.limit - self.consumed).saturating_sub(self.head_bytes) }
     }
 
     /// The sender has more than it may send, and the budget is what keeps it.
@@ -130,7 +131,7 @@ impl Stream {
     /// Up to where a turn lets it be sent: its window, or what a turn gives where that is less.
     pub(super) fn turn(&self, turn_bytes: u64) -> u64 {
         // The length of a message beside it: a message as long as the turn fits.
-        self.consumed.saturating_add(HEAD_BYTES + self.window.min(turn_bytes)).min(self.ceiling)
+        self.consumed.saturating_add(self.head_bytes + self.window.min(turn_bytes)).min(self.ceiling)
     }
 
     /// It is live, wants, and has less than a turn gives.
@@ -155,7 +156,7 @@ impl Stream {
         };
         let (coming, promised_asks) = match self.reclaim {
             Some(Outstanding { asked, is_of_promised, is_overdue: false, .. }) => {
-                let kept = asked.max(self.consumed.saturating_add(HEAD_BYTES));
+                let kept = asked.max(self.consumed.saturating_add(self.head_bytes));
                 (self.limit.saturating_sub(kept), u64::from(is_of_promised))
             }
             _ => (0, 0),
@@ -173,7 +174,7 @@ impl Stream {
 
     /// The least limit that it can be asked to keep, so that what is asked for is neither promised nor the next length.
     pub(super) fn excess_begins(&self) -> u64 {
-        self.wanted.max(self.consumed.saturating_add(HEAD_BYTES))
+        self.wanted.max(self.consumed.saturating_add(self.head_bytes))
     }
 
     /// Its ceiling has fallen below what it was granted, and it can be asked to give that back.

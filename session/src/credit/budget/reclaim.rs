@@ -1,7 +1,7 @@
 //! Whom the budget asks to give credit back, and on whose answers it counts.
 
 use super::SharedBudget;
-use crate::credit::{HEAD_BYTES, Reclaim, stream::Outstanding};
+use crate::credit::{Reclaim, stream::Outstanding};
 
 /// How many streams may be asked for what is promised before one has answered, or is overdue. Where all streams are busy,
 /// none of them can give anything, and so much is asked in vain.
@@ -80,7 +80,7 @@ impl SharedBudget {
                 break;
             }
             let kept = if entry.is_suspect { 0 } else { entry.charge() / 2 };
-            let least = entry.consumed.saturating_add(HEAD_BYTES + kept);
+            let least = entry.consumed.saturating_add(entry.head_bytes + kept);
             let asked = least.max(entry.limit.saturating_sub(shortage));
             self.change(stream, |entry| entry.is_suspect = true);
             return Some(self.ask(stream, asked, true));
