@@ -142,6 +142,44 @@ async fn what_idle_streams_hold_is_asked_back_for_one_that_wants() {
 }
 
 #[tokio::test]
+async fn a_message_whose_credit_was_given_back_is_let_in_for_one_who_waits_for_it() {
+    let node = FakeNode::listen();
+    let builder = Attachment::builder().receive_budget_bytes(64 << 10);
+    let (attachment, mut link) = tokio::join!(builder.connect(&node.path), node.greet());
+    let (mut consumer, bind) = bind(&attachment.unwrap(), &mut link).await;
+    // A message that fits, and of which only the beginning comes.
+    let (message, begun) = ([7; 3000], 10);
+    let encoded = framed(&[&message]);
+    assert!(link.offer(bind, 1, "map").await >= encoded.len() as u64);
+    let mut receiver = consumer.accept().await.unwrap();
+    link.push_data(1, 0, &encoded[..begun]).await;
+    let mut receiving = pin!(receiver.recv());
+    assert!(poll_once(receiving.as_mut()).is_none());
+    // Streams that are read, and whose senders want all there is and more.
+    let (others, mut readers) = ([3, 5, 7, 9, 11], Vec::new());
+    for stream in others {
+        assert!(link.offer(bind, stream, "map").await >= encoded.len() as u64);
+        link.push_data(stream, 0, &encoded).await;
+        let mut reader = consumer.accept().await.unwrap();
+        reader.recv().await.unwrap();
+        readers.push(reader);
+    }
+    for stream in others {
+        link.push(Want { stream, epoch: 0, wanted: 1 << 20 }).await;
+    }
+    let asked = |frame: &Frame| matches!(frame, Frame::Reclaim(reclaim) if reclaim.stream == 1).then_some(());
+    link.find(asked).await;
+    link.push(Limit { stream: 1, epoch: 0, limit: begun as u64 }).await;
+    link.find(|frame| match frame {
+        Frame::Credit(credit) => (credit.stream == 1 && credit.limit >= encoded.len() as u64).then_some(()),
+        _ => None,
+    })
+    .await;
+    link.push_data(1, begun, &encoded[begun..]).await;
+    assert_eq!(receiving.await.unwrap().unwrap(), message[..]);
+}
+
+#[tokio::test]
 async fn a_limit_that_takes_back_what_was_used_ends_the_stream() {
     let node = FakeNode::listen();
     let builder = Attachment::builder().receive_budget_bytes(64 << 10);
