@@ -1,7 +1,7 @@
 //! Many streams from one process to another: what `trunkline-test-process` does as `crowd-send` and `crowd-receive`.
 //!
-//! The receiving process binds two consumers: `awake` reads whatever comes, `asleep` only when it is told; until then it has
-//! waited for the first message of each stream, however long that is, and taken none. The sending
+//! The receiving process binds two consumers: `awake` reads whatever comes, `asleep` only when it is told; until then
+//! it waits for the first message of each stream, so that it is let in however long it is, and takes none. The sending
 //! process opens streams to both, and begins when it is told. Words come as lines on the standard input:
 //!
 //! | word | to | what is done, and said |

@@ -55,7 +55,7 @@ async fn send(mut sender: Sender, messages: usize) -> Result<u64, Error> {
     Ok(sent)
 }
 
-/// Sends until it is told that it has been enough, `messages` more after that, and finishes. Returns how many these were.
+/// Sends until it is told that it has been enough, `messages` more after that, and finishes. Returns how many it sent.
 async fn send_until(mut sender: Sender, enough: watch::Receiver<bool>, messages: usize) -> Result<usize, Error> {
     let message = Bytes::from(vec![7; MESSAGE_BYTES]);
     let mut sent = 0;
