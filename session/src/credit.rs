@@ -56,7 +56,8 @@ pub trait CreditPolicy: Send {
     fn wanted(&mut self, stream: u64, wanted: u64);
 
     /// Everything before the message at the head is consumed, up to `consumed`; that message ends at `end`, beyond the
-    /// limit. It can be consumed only as a whole, so it must be let in as a whole.
+    /// limit. It can be consumed only as a whole, so it must be let in as a whole. While a reclaim of the stream is
+    /// outstanding, the limit may be the one that was given back: this and the answer may be told in either order.
     fn message(&mut self, stream: u64, consumed: u64, end: u64);
 
     /// The stream has ended and nothing of it is held any more. What it held is free.

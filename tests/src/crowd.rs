@@ -1,6 +1,7 @@
 //! Many streams from one process to another: what `trunkline-test-process` does as `crowd-send` and `crowd-receive`.
 //!
-//! The receiving process binds two consumers: `awake` reads whatever comes, `asleep` only when it is told. The sending
+//! The receiving process binds two consumers: `awake` reads whatever comes, `asleep` only when it is told; until then
+//! it waits for the first message of each stream, so that it is let in however long it is, and takes none. The sending
 //! process opens streams to both, and begins when it is told. Words come as lines on the standard input:
 //!
 //! | word | to | what is done, and said |
@@ -171,7 +172,10 @@ pub async fn receive(attachment: Attachment, job: &Job, crowd: Crowd) -> Result<
         tokio::select! {
             receiver = awake.accept() => drop(reading.spawn(read_one(AWAKE, receiver?))),
             receiver = asleep.accept() => {
-                sleeping.push(receiver?);
+                let mut receiver = receiver?;
+                // A message longer than its stream's window is let in once somebody waits for it. It is not read.
+                let _ = future::poll_immediate(pin!(receiver.readable())).await;
+                sleeping.push(receiver);
                 if sleeping.len() == crowd.asleep {
                     println!("accepted");
                 }

@@ -106,11 +106,13 @@ async fn streams_that_nobody_reads_stop_none_of_a_thousand_beside_them_and_are_e
     .await;
 }
 
-/// Streams that hold a message each, longer than any window: all together nearly all that the receiving process's pool
-/// for such messages takes. They can be full once more only if all of it was given back.
+/// Streams that hold a message each, with a budget that has windows for a few of these: nearly all of them lie in the
+/// receiving process's pool for long messages, and fill most of it. They can be full once more only if all of it was
+/// given back.
 const FULL: usize = 200;
 const FULL_BYTES: usize = 256 * 1024;
-const FULL_NUMBERS: [(&str, usize); 3] = [(ASLEEP, FULL), ("asleep_messages", 20), ("bytes", FULL_BYTES)];
+const FULL_NUMBERS: [(&str, usize); 4] =
+    [(ASLEEP, FULL), ("asleep_messages", 20), ("bytes", FULL_BYTES), ("receive_budget_bytes", 4 << 20)];
 
 /// Waits until each stream holds its message at the consumer's end, and its next send is blocked.
 async fn full(crowd: &mut Crowd, node_b: &Daemon) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, pin::pin};
 
-use trunkline::{Attachment, Bytes, Code, ErrorKind};
+use trunkline::{Attachment, Bytes, Code, Consumer, ErrorKind, Receiver};
 use trunkline_proto::{
     frame::Frame,
     message::{Bound, Limit, Reclaim, Want},
@@ -32,6 +32,46 @@ async fn want_of(link: &mut Link, stream: u64) -> u64 {
         _ => None,
     })
     .await
+}
+
+/// A process whose receive budget is used up: of twenty streams the last four are read, and their senders want turns of
+/// all that there is. The others hold what they were given unasked.
+struct Short {
+    link: Link,
+    receivers: Vec<Receiver>,
+    _consumer: Consumer,
+    /// How far each stream may be sent, as far as was heard.
+    limits: BTreeMap<u64, u64>,
+    wanting: [u64; 4],
+}
+
+/// What all these streams may hold together.
+const SHORT_BYTES: u64 = (64 << 10) + 4 * 20;
+
+impl Short {
+    async fn attach() -> Self {
+        let node = FakeNode::listen();
+        let builder = Attachment::builder().receive_budget_bytes(64 << 10);
+        let (attachment, mut link) = tokio::join!(builder.connect(&node.path), node.greet());
+        let (mut consumer, bind) = bind(&attachment.unwrap(), &mut link).await;
+        let (mut limits, mut receivers) = (BTreeMap::new(), Vec::new());
+        for stream in (1..40).step_by(2) {
+            limits.insert(stream, link.offer(bind, stream, "map").await);
+            receivers.push(consumer.accept().await.unwrap());
+        }
+        let wanting = [33, 35, 37, 39];
+        for (stream, receiver) in wanting.into_iter().zip(&mut receivers[16..]) {
+            link.push_data(stream, 0, &framed(&[b""])).await;
+            receiver.recv().await.unwrap();
+            link.push(Want { stream, epoch: 0, wanted: 1 << 20 }).await;
+        }
+        Self { link, receivers, _consumer: consumer, limits, wanting }
+    }
+
+    /// Until this stream's credit is asked back.
+    async fn asked_of(&mut self, stream: u64) {
+        self.link.find(|frame| matches!(frame, Frame::Reclaim(asked) if asked.stream == stream).then_some(())).await;
+    }
 }
 
 #[tokio::test]
@@ -112,54 +152,52 @@ async fn a_permit_is_honoured_though_its_credit_was_asked_back() {
 }
 
 #[tokio::test]
-async fn what_idle_streams_hold_is_asked_back_for_one_that_wants() {
-    let node = FakeNode::listen();
-    let builder = Attachment::builder().receive_budget_bytes(64 << 10);
-    let (attachment, mut link) = tokio::join!(builder.connect(&node.path), node.greet());
-    let (_consumer, bind) = bind(&attachment.unwrap(), &mut link).await;
-    let streams: Vec<u64> = (0..20).map(|number| 2 * number + 1).collect();
-    let mut held = BTreeMap::new();
-    for &stream in &streams {
-        held.insert(stream, link.offer(bind, stream, "map").await);
-    }
-    let wanting = [streams[18], streams[19]];
-    for stream in wanting {
-        link.push(Want { stream, epoch: 0, wanted: 1 << 20 }).await;
-    }
-    while wanting.iter().any(|stream| held[stream] < 16 << 10) {
+async fn what_idle_streams_hold_is_asked_back_for_those_that_are_read_and_wanted() {
+    let Short { mut link, mut limits, wanting, receivers: _receivers, _consumer } = Short::attach().await;
+    while wanting.iter().any(|stream| limits[stream] < 16 << 10) {
         match link.next().await {
             Frame::Reclaim(reclaim) => {
-                assert!(!wanting.contains(&reclaim.stream) && reclaim.limit < held[&reclaim.stream], "{reclaim:?}");
-                held.insert(reclaim.stream, reclaim.limit);
+                assert!(!wanting.contains(&reclaim.stream) && reclaim.limit < limits[&reclaim.stream], "{reclaim:?}");
+                limits.insert(reclaim.stream, reclaim.limit);
                 link.push(Limit { stream: reclaim.stream, epoch: 0, limit: reclaim.limit }).await;
             }
-            Frame::Credit(credit) => drop(held.insert(credit.stream, credit.limit)),
+            Frame::Credit(credit) => drop(limits.insert(credit.stream, credit.limit)),
             _ => {}
         }
-        let sum: u64 = held.values().sum();
-        assert!(sum <= (64 << 10) + 4 * streams.len() as u64, "{sum} bytes are granted: {held:?}");
+        // An empty message was read of each that wants.
+        let held = limits.values().sum::<u64>() - wanting.len() as u64;
+        assert!(held <= SHORT_BYTES, "{held} bytes are granted: {limits:?}");
     }
 }
 
 #[tokio::test]
+async fn a_message_whose_credit_was_given_back_is_let_in_for_one_who_waits_for_it() {
+    let mut short = Short::attach().await;
+    // A message that fits, and of which only the beginning comes.
+    let (message, begun) = ([7; 3000], 10);
+    let encoded = framed(&[&message]);
+    assert!(short.limits[&1] >= encoded.len() as u64);
+    short.link.push_data(1, 0, &encoded[..begun]).await;
+    short.asked_of(1).await;
+    let mut receiving = pin!(short.receivers[0].recv());
+    assert!(poll_once(receiving.as_mut()).is_none());
+    short.link.push(Limit { stream: 1, epoch: 0, limit: begun as u64 }).await;
+    let lets_in = |frame: &Frame| match frame {
+        Frame::Credit(credit) => (credit.stream == 1 && credit.limit >= encoded.len() as u64).then_some(()),
+        _ => None,
+    };
+    short.link.find(lets_in).await;
+    short.link.push_data(1, begun, &encoded[begun..]).await;
+    assert_eq!(receiving.await.unwrap().unwrap(), message[..]);
+}
+
+#[tokio::test]
 async fn a_limit_that_takes_back_what_was_used_ends_the_stream() {
-    let node = FakeNode::listen();
-    let builder = Attachment::builder().receive_budget_bytes(64 << 10);
-    let (attachment, mut link) = tokio::join!(builder.connect(&node.path), node.greet());
-    let (_consumer, bind) = bind(&attachment.unwrap(), &mut link).await;
-    let first = link.offer(bind, 1, "map").await;
-    assert!(first > 0);
-    link.push_data(1, 0, &framed(&[b"hello"])).await;
-    for number in 1..20 {
-        link.offer(bind, 2 * number + 1, "map").await;
-    }
-    for number in 1..20 {
-        link.push(Want { stream: 2 * number + 1, epoch: 0, wanted: 1 << 20 }).await;
-    }
-    let asked = |frame: &Frame| matches!(frame, Frame::Reclaim(reclaim) if reclaim.stream == 1).then_some(());
-    link.find(asked).await;
-    link.push(Limit { stream: 1, epoch: 0, limit: 5 }).await;
-    assert_eq!(aborted(&mut link, 1).await.code, Code::Protocol);
+    let mut short = Short::attach().await;
+    short.link.push_data(1, 0, &framed(&[b"hello"])).await;
+    short.asked_of(1).await;
+    short.link.push(Limit { stream: 1, epoch: 0, limit: 5 }).await;
+    assert_eq!(aborted(&mut short.link, 1).await.code, Code::Protocol);
 }
 
 #[tokio::test]

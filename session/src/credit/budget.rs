@@ -488,14 +488,15 @@ impl CreditPolicy for SharedBudget {
     fn message(&mut self, stream: u64, consumed: u64, end: u64) {
         self.consumed(stream, consumed);
         let Some(entry) = self.streams.get(&stream) else { return };
-        if end <= entry.limit || entry.large.is_some() {
+        // Credit that is asked back may be what the message lacks, and this may be heard of before the answer is.
+        if entry.large.is_some() || (end <= entry.limit && entry.reclaim.is_none()) {
             return;
         }
         let needed = end - entry.consumed;
-        if needed <= self.config.stream_bytes_max
+        if entry.is_grantable()
+            && needed <= self.config.stream_bytes_max
             && end - entry.limit <= self.free(entry.cap, Part::Half)
             && end <= entry.ceiling
-            && entry.is_grantable()
         {
             self.raise(stream, end, Part::Half);
             return;

@@ -489,3 +489,26 @@ fn an_answer_that_keeps_all_but_the_end_mark_is_taken_in_whichever_chunks_that_m
         assert_eq!(half.read(), Read::End);
     }
 }
+
+#[test]
+fn a_message_that_lacks_what_was_given_back_is_let_in_though_it_is_told_before_the_answer() {
+    let mut policy = SharedBudget::new(SharedBudgetConfig { large_bytes: 1000, ..config(400) });
+    policy.open(1, None);
+    policy.wanted(1, 300);
+    policy.consumed(1, 160);
+    let held = policy.limit_of(1);
+    // Another one that is read wants what the first holds and has not asked for.
+    policy.open(2, None);
+    policy.wanted(2, 1000);
+    policy.consumed(2, HEAD);
+    grants(&mut policy);
+    let asked = reclaims(&mut policy);
+    let &[(1, kept)] = &asked[..] else { panic!("{asked:?}") };
+    // Its end lies in what is given back.
+    policy.message(1, 160, held);
+    assert_eq!(grants(&mut policy), [], "the answer is not told yet");
+    policy.limited(1, kept);
+    assert!(grants(&mut policy).contains(&(1, held)));
+    // What it holds is the pool's now.
+    assert_eq!(policy.outstanding_bytes(), policy.held_by(1) + policy.held_by(2) + HEAD);
+}

@@ -191,7 +191,11 @@ async fn crowd_send(given: &Given) -> Result<(), Error> {
 }
 
 async fn crowd_receive(given: &Given) -> Result<(), Error> {
-    let attachment = Attachment::connect(given.text("socket")).await?;
+    let mut builder = Attachment::builder();
+    if let Some(bytes) = given.number("receive_budget_bytes") {
+        builder = builder.receive_budget_bytes(bytes as u64);
+    }
+    let attachment = builder.connect(given.text("socket")).await?;
     let job = attachment.job(given.text("job"), given.text("run"))?;
     crowd::receive(attachment, &job, crowd(given)).await
 }
