@@ -147,7 +147,7 @@ impl Outlet {
         if let Some(control) = self.next_control() {
             return Some(control);
         }
-        let (relay, quantum) = self.data.borrow_mut().next()?;
+        let (relay, quantum) = self.data.borrow_mut().next_turn()?;
         Some(Next::Data(relay, quantum))
     }
 

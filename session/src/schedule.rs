@@ -73,7 +73,7 @@ impl<J: Clone + Eq + Hash, T> Schedule<J, T> {
 
     /// Whose turn it is, and how many bytes it may send. The item is no longer in here; tell [`Schedule::served`] what
     /// it took, and requeue it if it has more.
-    pub fn next(&mut self) -> Option<(T, usize)> {
+    pub fn next_turn(&mut self) -> Option<(T, usize)> {
         let quantum = (ROUND_BYTES / self.items.max(1)).clamp(QUANTUM_BYTES_MIN, QUANTUM_BYTES_MAX);
         loop {
             let name = self.turns.front()?;
@@ -152,7 +152,7 @@ mod tests {
     ) -> BTreeMap<(&'static str, u32), usize> {
         let mut took = BTreeMap::new();
         for _ in 0..turns {
-            let Some((item, quantum)) = schedule.next() else { break };
+            let Some((item, quantum)) = schedule.next_turn() else { break };
             schedule.served(&item.0, quantum);
             schedule.requeue(&item.0, Weight::MIN, item);
             *took.entry(item).or_default() += quantum;
@@ -196,7 +196,7 @@ mod tests {
         }
         let mut took = BTreeMap::new();
         for _ in 0..8_000 {
-            let ((job, stream), quantum) = schedule.next().unwrap();
+            let ((job, stream), quantum) = schedule.next_turn().unwrap();
             schedule.served(&job, quantum);
             let weight = weights.into_iter().find_map(|(name, weight)| (name == job).then_some(weight)).unwrap();
             schedule.requeue(&job, weight, (job, stream));
@@ -214,7 +214,7 @@ mod tests {
         }
         serve(&mut schedule, 3_000);
         schedule.activate(&"job", Weight::MIN, ("job", 5_000));
-        assert_eq!(schedule.next().map(|(item, _)| item.1), Some(5_000));
+        assert_eq!(schedule.next_turn().map(|(item, _)| item.1), Some(5_000));
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
         }
         let (mut busy, mut all) = (0, 0);
         for _ in 0..1_000 {
-            let (stream, quantum) = schedule.next().unwrap();
+            let (stream, quantum) = schedule.next_turn().unwrap();
             let bytes = if stream == 0 { quantum } else { 16 << 10 };
             schedule.served(&"job", bytes);
             all += bytes;
@@ -258,6 +258,6 @@ mod tests {
         for stream in 0..100_000 {
             schedule.activate(&"job", Weight::MIN, ("job", stream));
         }
-        assert_eq!(schedule.next().map(|(_, quantum)| quantum), Some(QUANTUM_BYTES_MIN));
+        assert_eq!(schedule.next_turn().map(|(_, quantum)| quantum), Some(QUANTUM_BYTES_MIN));
     }
 }

@@ -127,7 +127,7 @@ async fn send_one(
     waiting: &AtomicUsize,
     mut given_up: watch::Receiver<bool>,
 ) -> End {
-    while let Some(message) = payload.next() {
+    for message in payload.by_ref() {
         let sent = {
             let mut sending = pin!(sender.send(message));
             if let Some(sent) = future::poll_immediate(sending.as_mut()).await {

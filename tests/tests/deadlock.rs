@@ -1,6 +1,8 @@
 //! Exchanges in which everybody waits for everybody: the transport never deadlocks, and what deadlocks in the application
 //! is told by name.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{ffi::OsString, time::Duration};
 
 use bytes::Bytes;

@@ -85,8 +85,8 @@ impl Ready {
     }
 
     /// A stream has come to have data. Who calls this has set the cell's flag.
-    pub(crate) fn data(&self, cell: Arc<SendCell>) {
-        self.push(|lists| lists.data.activate(&cell.stream.share(), cell.stream.weight, Arc::clone(&cell)));
+    pub(crate) fn data(&self, cell: &Arc<SendCell>) {
+        self.push(|lists| lists.data.activate(&cell.stream.share(), cell.stream.weight, Arc::clone(cell)));
     }
 
     fn push(&self, act: impl FnOnce(&mut Lists)) {
@@ -112,7 +112,7 @@ impl Ready {
         let unheard = lists.serve(served);
         let turn = match lists.control.pop_front() {
             Some(cell) => Some(Turn::Control(cell)),
-            None => lists.data.next().map(|(cell, quantum)| Turn::Data(cell, quantum)),
+            None => lists.data.next_turn().map(|(cell, quantum)| Turn::Data(cell, quantum)),
         };
         drop(lists);
         drop(unheard);
@@ -186,7 +186,7 @@ impl Ready {
     pub(crate) fn take_all(&self) -> Vec<Cell> {
         let mut lists = self.lock();
         let mut cells: Vec<Cell> = lists.control.drain(..).collect();
-        while let Some((cell, _)) = lists.data.next() {
+        while let Some((cell, _)) = lists.data.next_turn() {
             cells.push(Cell::Send(cell));
         }
         cells

@@ -213,7 +213,7 @@ impl<T: Transport> Link<T> {
                 }
                 Some(Turn::Control(Cell::Send(cell))) => {
                     if self.turn_send(&cell, 0).1 {
-                        self.shared.ready.data(cell);
+                        self.shared.ready.data(&cell);
                     }
                 }
                 Some(Turn::Control(Cell::Receive(cell))) => self.turn_receive(&cell),

@@ -351,7 +351,7 @@ fn no_call_looks_at_all_of_a_hundred_thousand_streams() {
     const STREAMS: u64 = 100_000;
     let mut policy = SharedBudget::new(SharedBudgetConfig { large_bytes: 100_000, ..config(STREAMS * 40) });
     let cap = policy.add_cap(STREAMS);
-    let capped = |stream: u64| (stream % 3 == 0).then_some(cap);
+    let capped = |stream: u64| stream.is_multiple_of(3).then_some(cap);
     let mut calls = 0;
     let mut settle = |policy: &mut SharedBudget| {
         calls += 1;

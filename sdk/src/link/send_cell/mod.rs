@@ -369,7 +369,7 @@ impl SendCell {
             shared.ready.control(Cell::Send(Arc::clone(self)));
         }
         if data {
-            shared.ready.data(Arc::clone(self));
+            shared.ready.data(self);
         }
     }
 
