@@ -110,6 +110,8 @@ pub fn start(config: NodeConfig, identity: Identity) -> Result<EmbeddedNode, Nod
 
     let tasks = Rc::new(LocalSet::new());
     let mut acceptors = vec![tasks.spawn_local(trunk::serve(Rc::clone(&node))).abort_handle()];
+    let short_pools = Rc::clone(node.relays.short_pools());
+    acceptors.push(tasks.spawn_local(async move { short_pools.run().await }).abort_handle());
     if let (Some(socket), Some(allowed)) = (local, allowed) {
         acceptors.push(tasks.spawn_local(link::serve(Rc::clone(&node), socket, allowed)).abort_handle());
     }
@@ -210,7 +212,7 @@ pub struct EmbeddedNode {
     tasks: Option<Rc<LocalSet>>,
     /// Polls `tasks`.
     driver: AbortHandle,
-    /// The tasks that take connections from peers and processes.
+    /// The tasks that take connections from peers and processes, and the one that says that time passes.
     acceptors: Vec<AbortHandle>,
     admin: Option<AdminTask>,
 }

@@ -70,6 +70,14 @@ pub trait CreditPolicy: Send {
     /// [`CreditPolicy::limited`] is told, and is not asked again before that. Nobody is asked while there are grants to
     /// poll.
     fn poll_reclaim(&mut self) -> Option<Reclaim>;
+
+    /// Whether a stream waits for its turn that could be asked for on its behalf.
+    fn is_waited_for(&self) -> bool;
+
+    /// Some time has passed while somebody waited, in which who was given or asked for something could have used it or
+    /// answered: the news of other streams says the same. Where there may be none, for all of them wait, this is to be told
+    /// now and then.
+    fn pass_time(&mut self);
 }
 
 /// A bound, within a budget, on what some of its streams hold together: those of one job, say.

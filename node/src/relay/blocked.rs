@@ -93,7 +93,7 @@ pub(super) struct Blocked {
 }
 
 impl Blocked {
-    /// What the stream waits for now; `None` before it was accepted.
+    /// What the stream waits for at present; `None` before it was accepted.
     pub(super) fn cause(&self) -> Option<Cause> {
         self.now.map(|(cause, _)| cause)
     }

@@ -11,6 +11,7 @@ mod blocked;
 mod credit;
 mod names;
 mod pool;
+mod short;
 mod state;
 mod table;
 mod waiting;

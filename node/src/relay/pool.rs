@@ -5,7 +5,7 @@
 //! *consumed* what was passed on. So what a node can hold is a sum over processes and trunks, not over streams.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     fmt,
     rc::{Rc, Weak},
@@ -13,13 +13,17 @@ use std::{
 
 use trunkline_session::{CreditPolicy, Grant, Reclaim, SharedBudget, SharedBudgetConfig};
 
-use super::Relay;
+use super::{Relay, short::ShortPools};
 
 /// See the module.
 pub(crate) struct Pool {
     policy: RefCell<Box<dyn CreditPolicy>>,
     /// By relay number, which names them to the policy too.
     relays: RefCell<HashMap<u64, Weak<Relay>>>,
+    me: Weak<Self>,
+    /// Where it is entered while somebody waits; known from its relays.
+    short: RefCell<Weak<ShortPools>>,
+    is_entered: Cell<bool>,
 }
 
 impl fmt::Debug for Pool {
@@ -40,12 +44,21 @@ impl Pool {
     }
 
     pub(super) fn new(policy: Box<dyn CreditPolicy>) -> Rc<Self> {
-        Rc::new(Self { policy: RefCell::new(policy), relays: RefCell::default() })
+        Rc::new_cyclic(|me| Self {
+            policy: RefCell::new(policy),
+            relays: RefCell::default(),
+            me: Weak::clone(me),
+            short: RefCell::default(),
+            is_entered: Cell::new(false),
+        })
     }
 
     /// A relay's consumer has accepted, and allows so much. Returns what the relay is granted at first.
     pub(super) fn join(&self, relay: &Rc<Relay>, allowed: u64) -> u64 {
         self.relays.borrow_mut().insert(relay.number, Rc::downgrade(relay));
+        if let Some(relays) = relay.relays.upgrade() {
+            *self.short.borrow_mut() = Rc::downgrade(relays.short_pools());
+        }
         let mut policy = self.policy.borrow_mut();
         let granted = policy.open(relay.number, None);
         policy.ceiling(relay.number, allowed);
@@ -72,13 +85,25 @@ impl Pool {
                 continue;
             }
             let reclaim = self.policy.borrow_mut().poll_reclaim();
-            let Some(Reclaim { stream, limit }) = reclaim else { return };
+            let Some(Reclaim { stream, limit }) = reclaim else { break };
             if let Some(relay) = self.relay(stream)
                 && let Some(kept) = relay.asked_back(limit)
             {
                 self.policy.borrow_mut().limited(stream, kept);
             }
         }
+        if self.policy.borrow().is_waited_for()
+            && let Some(short) = self.short.borrow().upgrade()
+            && !self.is_entered.replace(true)
+        {
+            short.enter(Weak::clone(&self.me));
+        }
+    }
+
+    /// Some time has passed in which somebody waited.
+    pub(super) fn pass_time(&self) {
+        self.is_entered.set(false);
+        self.tell(|policy| policy.pass_time());
     }
 
     fn relay(&self, number: u64) -> Option<Rc<Relay>> {

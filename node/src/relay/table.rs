@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::Notify;
 use trunkline_proto::message::Open;
 
-use super::{End, Relay, names::Names, state::State};
+use super::{End, Relay, names::Names, short::ShortPools, state::State};
 
 /// All relays of a node.
 #[derive(Default)]
@@ -21,9 +21,15 @@ pub(crate) struct Relays {
     next: Cell<u64>,
     names: RefCell<Names>,
     emptied: Notify,
+    short_pools: Rc<ShortPools>,
 }
 
 impl Relays {
+    /// Pools in which streams wait for a turn.
+    pub(crate) fn short_pools(&self) -> &Rc<ShortPools> {
+        &self.short_pools
+    }
+
     /// Makes a relay of a stream that came in on `up`, from the local `process` of that number if it has one.
     pub(crate) fn add(self: &Rc<Self>, open: Open, up: End, process: Option<u64>) -> Rc<Relay> {
         let number = self.next.get() + 1;

@@ -527,6 +527,15 @@ impl CreditPolicy for SharedBudget {
         self.redistribute();
     }
 
+    fn is_waited_for(&self) -> bool {
+        !self.rotation.is_empty() || self.groups.iter().any(|group| !group.waiting.is_empty())
+    }
+
+    fn pass_time(&mut self) {
+        self.be_patient();
+        self.redistribute();
+    }
+
     fn poll_grant(&mut self) -> Option<Grant> {
         let stream = self.granted.pop_front()?;
         self.streams.get(&stream).map(|entry| Grant { stream, limit: entry.limit })

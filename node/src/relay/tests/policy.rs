@@ -120,4 +120,10 @@ impl CreditPolicy for Ahead {
     fn poll_reclaim(&mut self) -> Option<Reclaim> {
         self.book().reclaims.pop_front()
     }
+
+    fn is_waited_for(&self) -> bool {
+        false
+    }
+
+    fn pass_time(&mut self) {}
 }

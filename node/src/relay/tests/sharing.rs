@@ -147,3 +147,25 @@ fn what_a_stream_held_is_free_when_it_ends() {
     shared.pour(&last, 1 << 20);
     assert_eq!(last.snapshot().passed, 1 << 20);
 }
+
+#[test]
+fn what_is_promised_to_streams_that_do_not_use_it_is_asked_back_though_nobody_says_anything_more() {
+    let shared = Shared::new();
+    // They want, are given it, and fall silent with it.
+    let silent: Vec<_> = (1..=100).map(|id| shared.stream(id, u64::MAX)).collect();
+    let hungry = shared.stream(5000, u64::MAX);
+    for relay in silent.iter().chain([&hungry]) {
+        relay.want(&Want { stream: 0, epoch: 0, wanted: 1 << 20 });
+        shared.settle();
+    }
+    let told = Shared::told(&hungry);
+    assert!(told < 16 << 10, "the silent ones hold the pool, and it has {told}");
+    for _ in 0..100 {
+        shared.relays.short_pools().pass_time();
+        shared.settle();
+    }
+    let told = Shared::told(&hungry);
+    assert!(told >= 16 << 10, "it was told {told}");
+    shared.pour(&hungry, 10 << 20);
+    assert_eq!(hungry.snapshot().passed, 10 << 20);
+}

@@ -13,6 +13,16 @@ impl SharedBudget {
     /// Something was told: answers that were due long ago are not counted on any more.
     pub(super) fn note_event(&mut self) {
         self.events += 1;
+        self.give_up_on_answers();
+    }
+
+    /// Whoever was given or asked for something has had the time for it.
+    pub(super) fn be_patient(&mut self) {
+        self.events += self.patience();
+        self.give_up_on_answers();
+    }
+
+    fn give_up_on_answers(&mut self) {
         while let Some(&(stream, number, due)) = self.expected.front()
             && due <= self.events
         {
