@@ -164,6 +164,12 @@ mod tests {
         fn poll_reclaim(&mut self) -> Option<Reclaim> {
             self.reclaims.pop()
         }
+
+        fn is_waited_for(&self) -> bool {
+            false
+        }
+
+        fn pass_time(&mut self) {}
     }
 
     fn cell(id: u64, limit: u64) -> Arc<ReceiveCell> {
