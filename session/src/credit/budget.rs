@@ -41,6 +41,7 @@ use super::{
     stream::{Large, Place, Share, Stream},
 };
 use account::{Account, Group, Holders, Part, Sum};
+use reclaim::SIGN_OF_LIFE_BYTES;
 
 /// Every stream gets a small window, which doubles while its application keeps up, out of one budget. Credit that is not
 /// used is asked back when others want it.
@@ -86,10 +87,14 @@ impl SharedBudget {
     }
 
     /// A policy for streams that are passed on as bytes, as they come. None of them waits for the rest of a message, nor
-    /// for anybody to begin to read it: all of them are live, nothing is let in beside the budget, and there is no pool.
+    /// for anybody to begin to read it: all of them are live, and there is no pool. Beside the budget a stream holds nothing
+    /// but one byte while its sender may have stopped. A turn is no more than the budget, of which at least one byte is
+    /// needed.
     #[must_use]
     pub fn for_relays(config: SharedBudgetConfig) -> Self {
-        Self::with_head(SharedBudgetConfig { large_bytes: 0, ..config }, 0)
+        // The head of the rotation is not asked for what it has of its turn: it must not be able to hold all there is.
+        let turn_bytes = config.turn_bytes.min(config.budget_bytes);
+        Self::with_head(SharedBudgetConfig { turn_bytes, large_bytes: 0, ..config }, 0)
     }
 
     fn with_head(config: SharedBudgetConfig, head_bytes: u64) -> Self {
@@ -425,19 +430,30 @@ impl CreditPolicy for SharedBudget {
     }
 
     fn limited(&mut self, stream: u64, limit: u64) {
-        let mut waits_for_pool = false;
+        let (mut waits_for_pool, mut is_granted) = (false, false);
         let idle_bytes = self.config.idle_bytes.min(self.config.stream_bytes_max);
         let Some(entry) = self.streams.get(&stream) else { return };
         let Some(reclaim) = entry.reclaim else { return };
         self.change(stream, |entry| {
             entry.reclaim = None;
             entry.is_used_up = limit > reclaim.asked;
+            entry.limit = entry.limit.min(limit.max(entry.consumed));
             // Whoever has used its credit lives.
             entry.is_suspect &= !entry.is_used_up;
-            entry.limit = entry.limit.min(limit.max(entry.consumed));
+            if entry.is_suspect {
+                entry.head_bytes = entry.head_bytes.max(SIGN_OF_LIFE_BYTES);
+                let sign = entry.consumed.saturating_add(SIGN_OF_LIFE_BYTES).min(entry.ceiling);
+                is_granted = sign > entry.limit;
+                entry.limit = entry.limit.max(sign);
+                // Without any credit it could not show that it lives.
+                entry.is_suspect = entry.limit > entry.consumed;
+            }
             entry.window = idle_bytes;
             waits_for_pool = entry.large.is_some_and(|large| large.reserved == 0);
         });
+        if is_granted {
+            self.granted.insert(stream);
+        }
         // It may have come to the head while it could be granted nothing, and have lost its place by that.
         let keeps_place = self.waiting_large.contains(&stream)
             || self.groups.iter().any(|group| group.waiting_large.contains(&stream));
@@ -450,7 +466,7 @@ impl CreditPolicy for SharedBudget {
 
     fn consumed(&mut self, stream: u64, consumed: u64) {
         self.note_event();
-        let stream_bytes_max = self.config.stream_bytes_max;
+        let (stream_bytes_max, head_bytes) = (self.config.stream_bytes_max, self.head_bytes);
         let (mut released, mut drained, mut cap) = (0, false, None);
         self.change(stream, |entry| {
             let consumed = consumed.clamp(entry.consumed, entry.limit);
@@ -467,8 +483,11 @@ impl CreditPolicy for SharedBudget {
             if drained && has_used_most {
                 entry.window = entry.window.saturating_mul(2).min(stream_bytes_max);
             }
-            entry.is_suspect &= !drained;
-            entry.is_live |= drained;
+            if drained {
+                entry.is_suspect = false;
+                entry.head_bytes = head_bytes;
+                entry.is_live = true;
+            }
         });
         if drained {
             self.leave_untried(stream);

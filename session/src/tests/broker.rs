@@ -6,10 +6,43 @@ use proptest::prelude::*;
 
 use crate::{CreditPolicy, Grant, Reclaim, SharedBudget, SharedBudgetConfig};
 
-/// Four bytes that every stream may hold beside the budget.
-const HEAD: u64 = 4;
-/// In so many rounds each stream that wants, is read and answers must have come on.
+/// In so many rounds each stream that wants, is read and answers must have come on. In a node, where nothing is let in
+/// beside the budget, it is so many for each that may have to be found out to have stopped.
 const ROUNDS_TO_ADVANCE: usize = 8;
+
+/// Whose budget it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// A process's, whose application consumes messages.
+    Process,
+    /// A node's, which passes bytes on.
+    Relays,
+}
+
+impl Of {
+    fn policy(self, config: SharedBudgetConfig) -> SharedBudget {
+        match self {
+            Self::Process => SharedBudget::new(config),
+            Self::Relays => SharedBudget::for_relays(config),
+        }
+    }
+
+    /// A node grants no more than can be passed on, and whoever is beside it answers at once. What sends may still stop.
+    fn habits(self, habits: Habits) -> Habits {
+        match self {
+            Self::Process => habits,
+            Self::Relays => Habits { reads: true, answers: true, group: None, ..habits },
+        }
+    }
+
+    /// What every stream may hold beside the budget: the length of a message, or a sign of life.
+    fn head(self) -> u64 {
+        match self {
+            Self::Process => 4,
+            Self::Relays => 1,
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Habits {
@@ -35,6 +68,7 @@ struct Stream {
 }
 
 struct Broker {
+    of: Of,
     policy: SharedBudget,
     budget_bytes: u64,
     caps: Vec<u64>,
@@ -42,16 +76,17 @@ struct Broker {
 }
 
 impl Broker {
-    fn new(config: SharedBudgetConfig, caps: &[u64], habits: &[Habits]) -> Self {
-        let mut policy = SharedBudget::new(config);
+    fn new(of: Of, config: SharedBudgetConfig, caps: &[u64], habits: &[Habits]) -> Self {
+        let mut policy = of.policy(config);
         let handles: Vec<_> = caps.iter().map(|&cap| policy.add_cap(cap)).collect();
         let open = |(stream, &habits): (usize, &Habits)| {
+            let habits = of.habits(habits);
             let cap = habits.group.map(|group| handles[group]);
             let entitled = policy.open(stream as u64, cap);
             Stream { habits, written: 0, sent: 0, consumed: 0, entitled, asked: VecDeque::new() }
         };
         let streams = habits.iter().enumerate().map(open).collect();
-        Self { policy, budget_bytes: config.budget_bytes, caps: caps.to_vec(), streams }
+        Self { of, policy, budget_bytes: config.budget_bytes, caps: caps.to_vec(), streams }
     }
 
     fn round(&mut self, round: usize) {
@@ -83,6 +118,10 @@ impl Broker {
             }
             self.settle(round);
         }
+        if self.of == Of::Relays && self.policy.is_waited_for() {
+            self.policy.pass_time();
+            self.settle(round);
+        }
         self.check();
     }
 
@@ -104,7 +143,7 @@ impl Broker {
 
     fn held(&self, group: Option<usize>) -> u64 {
         let in_group = |stream: &&Stream| group.is_none() || stream.habits.group == group;
-        let held = |stream: &Stream| (stream.entitled - stream.consumed).saturating_sub(HEAD);
+        let held = |stream: &Stream| (stream.entitled - stream.consumed).saturating_sub(self.of.head());
         self.streams.iter().filter(in_group).map(held).sum()
     }
 
@@ -126,10 +165,11 @@ fn habits() -> impl Strategy<Value = Habits> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sums_hold_and_no_stream_starves_whatever_the_others_do(
+        of in prop_oneof![Just(Of::Process), Just(Of::Relays)],
         budget_bytes in prop_oneof![Just(0_u64), Just(1), 2..100_u64, 100..5000_u64],
         (idle_bytes, turn_bytes, stream_bytes_max) in (0..50_u64, 1..200_u64, 1..1000_u64),
         caps in prop::collection::vec(0..1000_u64, 2),
@@ -137,7 +177,10 @@ proptest! {
         changes in prop::collection::vec((0..60_usize, habits()), 0..20),
     ) {
         let config = SharedBudgetConfig { budget_bytes, idle_bytes, turn_bytes, stream_bytes_max, large_bytes: 0 };
-        let mut broker = Broker::new(config, &caps, &habits);
+        // Without a budget a node passes nothing on; it always has one.
+        let budget_bytes = if of == Of::Relays { budget_bytes.max(1) } else { budget_bytes };
+        let config = SharedBudgetConfig { budget_bytes, ..config };
+        let mut broker = Broker::new(of, config, &caps, &habits);
         let mut round = 0;
         for (index, changed) in changes {
             for _ in 0..5 {
@@ -147,11 +190,15 @@ proptest! {
             // Another mood: what it did not send, it may send now, and the other way round.
             let count = broker.streams.len();
             let stream = &mut broker.streams[index % count];
-            stream.habits = Habits { group: stream.habits.group, ..changed };
+            stream.habits = of.habits(Habits { group: stream.habits.group, ..changed });
         }
-        for _ in 0..10 {
+        let (times, rounds) = match of {
+            Of::Process => (10, ROUNDS_TO_ADVANCE),
+            Of::Relays => (2, ROUNDS_TO_ADVANCE * broker.streams.len()),
+        };
+        for _ in 0..times {
             let before: Vec<u64> = broker.streams.iter().map(|stream| stream.consumed).collect();
-            for _ in 0..ROUNDS_TO_ADVANCE {
+            for _ in 0..rounds {
                 broker.round(round);
                 round += 1;
             }
@@ -182,11 +229,11 @@ fn a_hundred_thousand_streams_share_one_byte() {
     let habits: Vec<_> = (0..100_000).map(habits).collect();
     let config =
         SharedBudgetConfig { budget_bytes: 1, idle_bytes: 40, turn_bytes: 160, stream_bytes_max: 640, large_bytes: 0 };
-    let mut broker = Broker::new(config, &[], &habits);
+    let mut broker = Broker::new(Of::Process, config, &[], &habits);
     for round in 0..6 {
         broker.round(round);
     }
     for stream in broker.streams.iter().filter(|stream| stream.habits.sends && stream.habits.answers) {
-        assert!(stream.consumed >= 3 * HEAD, "{stream:?}");
+        assert!(stream.consumed >= 3 * Of::Process.head(), "{stream:?}");
     }
 }

@@ -8,6 +8,9 @@ use crate::credit::{Reclaim, stream::Outstanding};
 const PROMISED_ASKED_MAX: u64 = 16;
 /// After so much other news, and as much again for each two that wait, an answer is overdue.
 const OVERDUE_EVENTS: u64 = 64;
+/// What a stream may hold beside the budget while its sender may have stopped: one that lives uses that at once. Without
+/// it, a stream that has given everything back could never show that somebody sends.
+pub(super) const SIGN_OF_LIFE_BYTES: u64 = 1;
 
 impl SharedBudget {
     /// Something was told: answers that were due long ago are not counted on any more.
@@ -90,7 +93,12 @@ impl SharedBudget {
                 break;
             }
             let kept = if entry.is_suspect { 0 } else { entry.charge() / 2 };
-            let least = entry.consumed.saturating_add(entry.head_bytes + kept);
+            let head = entry.head_bytes.max(SIGN_OF_LIFE_BYTES);
+            let mut least = entry.consumed.saturating_add(head + kept);
+            if least >= entry.limit {
+                // Too little to be parted.
+                least = entry.consumed.saturating_add(entry.head_bytes);
+            }
             let asked = least.max(entry.limit.saturating_sub(shortage));
             self.change(stream, |entry| entry.is_suspect = true);
             return Some(self.ask(stream, asked, true));
