@@ -156,7 +156,9 @@ impl NodeFiles {
     /// The default configuration with these files.
     pub(crate) fn config(&self) -> Result<NodeConfig, BenchError> {
         let Self { certificate, key, trust, .. } = self.clone();
+        let socket = certificate.with_file_name("admin.sock");
         let mut config = NodeConfig::new(self.listen, IdentityConfig { certificate, key, trust });
+        config.admin = Some(trunkline_node::config::AdminConfig { socket });
         for (id, address) in &self.peers {
             let id = id.parse().map_err(|error| BenchError::Option(format!("node {id}: {error}")))?;
             config.peers.push(PeerConfig { id, addresses: vec![address.to_string()] });

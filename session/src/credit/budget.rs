@@ -14,17 +14,17 @@
 //! who waits for it, brings them on.
 //!
 //! *Caps.* The windows of a group of streams hold at most its cap, in the same parts. A stream whose cap is used up leaves
-//! the head of its line and waits for its cap, so it holds up no other group; what the cap has again goes to those first. Long messages of a group may hold as much again of the pool, and one message is let in
-//! whatever its length, so that it gets through: a group holds at most `cap + max(cap, longest message)` and four bytes a
-//! stream.
+//! the head of its line and waits for its cap, so it holds up no other group; what the cap has again goes to those first.
+//! Long messages of a group may hold as much again of the pool, and one message is let in whatever its length, so that it
+//! gets through: a group holds at most `cap + max(cap, longest message)` and four bytes a stream.
 //!
 //! *Reclaim.* While the rotation misses more than is free or coming, holders are asked: first those that hold more than
 //! their senders want, the least recently drained first, down to the length of a next message. When there is none left,
 //! those that hold no more than they want, and have for long: their senders may have stopped. These are asked a few at a
 //! time, for half of what they hold, then for the rest, and are given nothing before something of theirs was drained. So a
 //! sender that lives goes on with what it kept, one that does not holds nothing for long, and no credit goes round among
-//! those that have stopped. There is no clock: an answer that has not come while everyone who waits had news twice is not
-//! counted on, and others are asked; and nobody is asked for what was promised less long ago than that.
+//! those that have stopped. Long is measured by the budget itself: what was promised is not asked for before everything was
+//! drained twice over meanwhile, and an answer that has not come by then is not counted on, and others are asked.
 //!
 //! Every call costs O(1), amortised, whatever the number of streams, and O(caps) where caps are used up.
 
@@ -72,8 +72,10 @@ pub struct SharedBudget {
     /// Reclaims whose answers are counted on, oldest first: the stream, the reclaim's number, and when it is overdue.
     expected: VecDeque<(u64, u64, u64)>,
     reclaims: u64,
-    /// Counts what the policy was told.
-    events: u64,
+    /// See [`reclaim`].
+    clock: u64,
+    /// Something was drained since the last tick.
+    has_drained: bool,
     /// Counts the passes of every loop here, for the tests of what a call costs.
     #[cfg(test)]
     pub(crate) steps: u64,
@@ -112,7 +114,8 @@ impl SharedBudget {
             above_ceiling: LinkedHashSet::new(),
             expected: VecDeque::new(),
             reclaims: 0,
-            events: 0,
+            clock: 0,
+            has_drained: false,
             #[cfg(test)]
             steps: 0,
         }
@@ -273,7 +276,7 @@ impl SharedBudget {
         let most = entry.consumed.saturating_add(entry.head_bytes + entry.charge()).saturating_add(free);
         let limit = target.min(most).min(entry.ceiling);
         if limit > entry.limit {
-            let now = self.events;
+            let now = self.clock;
             self.change(stream, |entry| {
                 entry.limit = limit;
                 entry.is_used_up = false;
@@ -465,7 +468,8 @@ impl CreditPolicy for SharedBudget {
     }
 
     fn consumed(&mut self, stream: u64, consumed: u64) {
-        self.note_event();
+        let before = self.streams.get(&stream).map_or(consumed, |entry| entry.consumed);
+        self.note_news(consumed.saturating_sub(before));
         let (stream_bytes_max, head_bytes) = (self.config.stream_bytes_max, self.head_bytes);
         let (mut released, mut drained, mut cap) = (0, false, None);
         self.change(stream, |entry| {
@@ -499,7 +503,7 @@ impl CreditPolicy for SharedBudget {
     }
 
     fn wanted(&mut self, stream: u64, wanted: u64) {
-        self.note_event();
+        self.note_news(0);
         self.change(stream, |entry| entry.wanted = entry.wanted.max(wanted));
         self.serve(stream);
     }
@@ -526,7 +530,7 @@ impl CreditPolicy for SharedBudget {
     }
 
     fn close(&mut self, stream: u64) {
-        self.note_event();
+        self.note_news(0);
         let turn_bytes = self.turn_bytes();
         self.leave_untried(stream);
         let Some(entry) = self.streams.remove(&stream) else { return };
@@ -551,7 +555,7 @@ impl CreditPolicy for SharedBudget {
     }
 
     fn pass_time(&mut self) {
-        self.be_patient();
+        self.note_tick();
         self.redistribute();
     }
 

@@ -18,7 +18,7 @@ pub(super) struct Stream {
     pub(super) place: Place,
     /// The limit at which the turn that it waits for, or is having, is over.
     pub(super) turn_end: u64,
-    /// When its limit was raised last, in what the policy had been told by then.
+    /// When its limit was raised last, on the policy's own clock.
     pub(super) granted_at: u64,
     /// Asked to give back, and not answered.
     pub(super) reclaim: Option<Outstanding>,

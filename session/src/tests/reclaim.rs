@@ -239,6 +239,7 @@ fn senders_that_stopped_while_they_wanted_lose_what_they_hold() {
         while policy.consumed_of(100) < 20_000 {
             rounds += 1;
             assert!(rounds < 2_000, "stream 100 has come to {}", policy.consumed_of(100));
+            policy.pass_time();
             for (stream, limit) in reclaims(&mut policy) {
                 if stream == 100 {
                     policy.limited(stream, policy.limit_of(stream));

@@ -6,28 +6,46 @@ use crate::credit::{Reclaim, stream::Outstanding};
 /// How many streams may be asked for what is promised before one has answered, or is overdue. Where all streams are busy,
 /// none of them can give anything, and so much is asked in vain.
 const PROMISED_ASKED_MAX: u64 = 16;
-/// After so much other news, and as much again for each two that wait, an answer is overdue.
-const OVERDUE_EVENTS: u64 = 64;
+/// Time, as the policy sees it: how often the whole budget could have been used. Who was given something, or asked for
+/// something, is overdue when all of the budget was drained twice over meanwhile. Each hop serves in turn, so whoever lives
+/// uses what it was given before that, however many wait and however long that takes.
+const TURNOVER: u64 = 1 << 32;
+/// See [`TURNOVER`].
+const OVERDUE: u64 = 2 * TURNOVER;
+/// Where little is drained, so much news counts as much as all of the budget, and as much again for each that wants.
+const TURNOVER_NEWS: u64 = 64;
+/// A stream's turn brings no more news than this.
+const NEWS_PER_TURN: u64 = 8;
+/// So many ticks of a clock count as much, where nothing is drained;
+const TURNOVER_IDLE_TICKS: u64 = 8;
+/// and where something is.
+const TURNOVER_TICKS: u64 = 64;
 /// What a stream may hold beside the budget while its sender may have stopped: one that lives uses that at once. Without
 /// it, a stream that has given everything back could never show that somebody sends.
 pub(super) const SIGN_OF_LIFE_BYTES: u64 = 1;
 
 impl SharedBudget {
-    /// Something was told: answers that were due long ago are not counted on any more.
-    pub(super) fn note_event(&mut self) {
-        self.events += 1;
+    /// Something was told, by which so many bytes were drained.
+    pub(super) fn note_news(&mut self, drained: u64) {
+        let want = self.total.holders.promised.len() + self.rotation.len();
+        let want = want + self.groups.iter().map(|group| group.waiting.len()).sum::<usize>();
+        let least = TURNOVER / (TURNOVER_NEWS + NEWS_PER_TURN * want as u64);
+        let part = u128::from(drained) * u128::from(TURNOVER) / u128::from(self.config.budget_bytes.max(1));
+        self.has_drained |= drained > 0;
+        self.clock += u64::try_from(part).unwrap_or(TURNOVER).clamp(least, TURNOVER);
         self.give_up_on_answers();
     }
 
-    /// Whoever was given or asked for something has had the time for it.
-    pub(super) fn be_patient(&mut self) {
-        self.events += self.patience();
+    /// A clock ticks, while somebody waits.
+    pub(super) fn note_tick(&mut self) {
+        let ticks = if std::mem::take(&mut self.has_drained) { TURNOVER_TICKS } else { TURNOVER_IDLE_TICKS };
+        self.clock += TURNOVER / ticks;
         self.give_up_on_answers();
     }
 
     fn give_up_on_answers(&mut self) {
         while let Some(&(stream, number, due)) = self.expected.front()
-            && due <= self.events
+            && due <= self.clock
         {
             self.step();
             self.expected.pop_front();
@@ -39,17 +57,11 @@ impl SharedBudget {
         }
     }
 
-    /// After so much other news, whoever was given something or asked for something is overdue.
-    fn patience(&self) -> u64 {
-        let waiting = self.rotation.len() + self.groups.iter().map(|group| group.waiting.len()).sum::<usize>();
-        OVERDUE_EVENTS + 2 * waiting as u64
-    }
-
     /// Asks a stream to keep no more than `asked`.
     pub(super) fn ask(&mut self, stream: u64, asked: u64, is_of_promised: bool) -> Reclaim {
         self.reclaims += 1;
         let number = self.reclaims;
-        self.expected.push_back((stream, number, self.events + self.patience()));
+        self.expected.push_back((stream, number, self.clock + OVERDUE));
         let reclaim = Outstanding { asked, number, is_of_promised, is_overdue: false };
         self.change(stream, |entry| entry.reclaim = Some(reclaim));
         Reclaim { stream, limit: asked }
@@ -88,7 +100,7 @@ impl SharedBudget {
                 continue;
             }
             let Some(entry) = self.streams.get(&stream) else { break };
-            if self.events - entry.granted_at < self.patience() {
+            if self.clock - entry.granted_at < OVERDUE {
                 // It has not had the time to use it, and the others had even less.
                 break;
             }
