@@ -1,8 +1,12 @@
 //! A relay's credit: what the side below allows, what this node grants, and what the upper side was told of both.
 //!
-//! The upper side is told the smaller of the two. Each of them can be taken back, a hop at a time: the side below asks
-//! with RECLAIM and is answered at once, out of what the relay knows; the [pool](super::pool) asks, and the upper side
-//! answers with LIMIT.
+//! The upper side is told the smaller of the two. Each of them can be taken back: the side below asks with RECLAIM, the
+//! [pool](super::pool) asks for itself, and the upper side answers with LIMIT.
+//!
+//! The side below is answered at once for what the upper side was not told of. For the rest the upper side is asked first:
+//! bytes that came beyond what the side below allows would wait here and keep the pool from streams that go on. Only a
+//! process that has stopped is not waited for, so that it holds nobody's credit; what may come of it then waits here, in
+//! a pool that is that process's alone.
 
 use std::rc::Rc;
 
@@ -14,14 +18,14 @@ use trunkline_proto::{
 
 use super::{
     Relay, Side,
-    state::{Reclaiming, State},
+    state::{Owed, Reclaiming, State},
 };
+use crate::outlet::Kind;
 
 const MARK: u64 = END_MARK_BYTES as u64;
 
 impl Relay {
-    /// The side below asks for the credit beyond `reclaim.limit` back. It keeps for the stream what was taken from above;
-    /// what of that was not passed on waits here for new credit.
+    /// The side below asks for the credit beyond `reclaim.limit` back. It keeps for the stream what the upper side keeps.
     pub(crate) fn reclaim(self: &Rc<Self>, reclaim: &Reclaim) {
         {
             let mut state = self.state.borrow_mut();
@@ -29,17 +33,71 @@ impl Relay {
                 return;
             }
             if state.accepted.is_some() {
-                state.allowed = state.allowed.min(reclaim.limit.max(state.taken));
-                state.limit_due = Some(state.allowed);
-                // Whatever it was asked for within the credit that it gave and takes back, it has to hear of again.
-                state.wanted_told = state.wanted_told.min(state.allowed);
-                state.note_wanted();
-                state.note();
+                let count = state.owed.map_or(0, |owed| owed.count) + 1;
+                state.owed = Some(Owed { limit: reclaim.limit, count, is_due: true });
             }
         }
         if self.is_pending() {
             self.fail(Code::Protocol, "credit was asked back before the stream was accepted");
             return;
+        }
+        self.tell_ceiling();
+        self.answer_if_known(false);
+        let due = {
+            let state = self.state.borrow();
+            state.owed.filter(|owed| owed.is_due && state.up.outlet.kind() == Kind::Link)
+        };
+        if let (Some(owed), Some(relays)) = (due, self.relays.upgrade()) {
+            relays.short_pools().await_answer(Rc::downgrade(self), owed.count);
+        }
+    }
+
+    /// Answers RECLAIM once it is known what the upper side keeps: because nothing more can come than has, or because it
+    /// `has_said` so.
+    pub(super) fn answer_if_known(self: &Rc<Self>, has_said: bool) {
+        let kept = {
+            let state = self.state.borrow();
+            let Some(owed) = state.owed.filter(|owed| owed.is_due && !state.over) else { return };
+            let may_come = if state.fin_taken { state.content() } else { state.told_limit };
+            (has_said || may_come <= owed.limit.max(state.content())).then_some(may_come)
+        };
+        if let Some(kept) = kept {
+            self.answer(kept);
+        }
+    }
+
+    /// The process above has had its time to answer: it is not waited for any more, if it is still this answer that is due.
+    pub(super) fn answer_anyway(self: &Rc<Self>, count: u32) {
+        let taken = {
+            let state = self.state.borrow();
+            let is_due = state.owed.is_some_and(|owed| owed.is_due && owed.count == count) && !state.over;
+            is_due.then(|| state.content())
+        };
+        if let Some(taken) = taken {
+            self.answer(taken);
+        }
+    }
+
+    /// Whether the side below waits for an answer.
+    pub(super) fn owes_answer(&self) -> bool {
+        self.state.borrow().owed.is_some_and(|owed| owed.is_due)
+    }
+
+    /// Keeps for the stream what was asked for and what of more is used.
+    fn answer(self: &Rc<Self>, used: u64) {
+        {
+            let mut state = self.state.borrow_mut();
+            let passed = state.passed;
+            let Some(owed) = state.owed.as_mut() else { return };
+            owed.is_due = false;
+            // Of an end mark, bytes may be passed on already that used no credit.
+            let limit = owed.limit.max(used).max(passed);
+            state.allowed = state.allowed.min(limit);
+            state.limit_due = Some(state.allowed);
+            // Whatever it was asked for within the credit that it gave and takes back, it has to hear of again.
+            state.wanted_told = state.wanted_told.min(state.allowed);
+            state.note_wanted();
+            state.note();
         }
         self.mark_news(Side::Down);
         self.tell_ceiling();
@@ -61,17 +119,20 @@ impl Relay {
                         Err(format!("it gave credit back to {kept}, where {asked} was asked for of {told}"))
                     } else {
                         state.keep(kept);
-                        Ok(kept)
+                        // If it was asked for less than the side below wants back, it is asked once more.
+                        let is_last = kept > asked || state.owed.is_some_and(|owed| asked <= owed.limit);
+                        Ok((kept, is_last))
                     }
                 }
                 _ => Err("it gave credit back that nobody had asked for".to_owned()),
             }
         };
         match answered {
-            Ok(kept) => {
+            Ok((kept, is_last)) => {
                 let number = self.number;
                 self.with_pool(|pool| pool.tell(|policy| policy.limited(number, kept)));
                 self.report();
+                self.answer_if_known(is_last);
             }
             Err(text) => self.fail(Code::Protocol, &text),
         }
@@ -161,7 +222,7 @@ impl Relay {
     }
 
     /// The upper side has sent its last byte: it need not answer what it was asked, and needs no more.
-    pub(super) fn settle(&self) {
+    pub(super) fn settle(self: &Rc<Self>) {
         let (kept, ceiling) = {
             let mut state = self.state.borrow_mut();
             let kept = state.reclaiming.map(|reclaiming| reclaiming.limit.max(state.content()));
@@ -179,6 +240,7 @@ impl Relay {
                 policy.ceiling(number, ceiling);
             });
         });
+        self.answer_if_known(false);
     }
 
     fn with_pool(&self, with: impl FnOnce(&super::Pool)) {
@@ -192,7 +254,12 @@ impl Relay {
 impl State {
     /// How far the upper side may send: as the side below allows, and as the pool grants.
     pub(super) fn up_limit(&self) -> u64 {
-        self.allowed.min(self.granted)
+        self.lasting().min(self.granted)
+    }
+
+    /// How far the side below allows the stream to be sent, less what it has asked back.
+    fn lasting(&self) -> u64 {
+        self.owed.filter(|owed| owed.is_due).map_or(self.allowed, |owed| self.allowed.min(owed.limit))
     }
 
     /// How far what was taken needed credit: all of it, but for the end mark.
@@ -203,7 +270,7 @@ impl State {
 
     /// Beyond this the pool need grant nothing: the side below does not allow it, or it will not come.
     fn ceiling(&self) -> u64 {
-        if self.fin_taken { self.allowed.min(self.content()) } else { self.allowed }
+        if self.fin_taken { self.lasting().min(self.content()) } else { self.lasting() }
     }
 
     /// How far may be passed on: as far as the side below allows. The end mark needs no credit; that bytes are the mark

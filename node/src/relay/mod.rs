@@ -247,6 +247,9 @@ impl Relay {
         if fin {
             self.settle();
         }
+        if self.owes_answer() {
+            self.answer_if_known(false);
+        }
         if self.state.borrow().want_dirty {
             self.mark_news(Side::Down);
         }

@@ -1,13 +1,13 @@
-//! Pools in which somebody waits for a turn: these are told that time passes.
+//! What waits in relays and is to hear that time passes: pools in which somebody waits for a turn, and answers that a
+//! process owes.
 //!
-//! A policy has no clock. It sees by the news of others that one who was given something has had the time to use it. When
-//! all who live wait, there is no news; then this is the news.
+//! A policy measures time by what its budget serves. When all who live wait, that stands still; then this goes on.
 
 use std::{cell::RefCell, convert::Infallible, rc::Weak, time::Duration};
 
 use tokio::{sync::Notify, time::sleep};
 
-use super::Pool;
+use super::{Pool, Relay};
 
 /// So long may one that holds what it does not use be waited for: far longer than a round trip between nodes, and not felt
 /// beside a process that has stopped.
@@ -18,6 +18,9 @@ const TICK: Duration = Duration::from_millis(50);
 pub(crate) struct ShortPools {
     /// Each at most once.
     pools: RefCell<Vec<Weak<Pool>>>,
+    /// Relays that owe an answer to a RECLAIM, and which one: those since the last tick, and those since the one before.
+    awaited: RefCell<Vec<(Weak<Relay>, u32)>>,
+    overdue: RefCell<Vec<(Weak<Relay>, u32)>>,
     changed: Notify,
 }
 
@@ -28,10 +31,21 @@ impl ShortPools {
         self.changed.notify_one();
     }
 
+    /// A process is to say what it keeps of credit that is asked back. If it does not before two ticks have passed, the
+    /// relay answers without it. Told once for each answer.
+    pub(super) fn await_answer(&self, relay: Weak<Relay>, count: u32) {
+        self.awaited.borrow_mut().push((relay, count));
+        self.changed.notify_one();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.pools.borrow().is_empty() && self.awaited.borrow().is_empty() && self.overdue.borrow().is_empty()
+    }
+
     /// Tells them, for as long as it is polled. Without any it sleeps.
     pub(crate) async fn run(&self) -> Infallible {
         loop {
-            if self.pools.borrow().is_empty() {
+            if self.is_idle() {
                 self.changed.notified().await;
             } else {
                 sleep(TICK).await;
@@ -44,6 +58,11 @@ impl ShortPools {
     pub(super) fn pass_time(&self) {
         for pool in self.pools.take().iter().filter_map(Weak::upgrade) {
             pool.pass_time();
+        }
+        for (relay, count) in self.overdue.replace(self.awaited.take()) {
+            if let Some(relay) = relay.upgrade() {
+                relay.answer_anyway(count);
+            }
         }
     }
 }

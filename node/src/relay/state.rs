@@ -23,6 +23,16 @@ pub(super) struct Reclaiming {
     pub(super) told: bool,
 }
 
+/// The side below has asked for the credit beyond `limit` back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owed {
+    pub(super) limit: u64,
+    /// Tells it from earlier ones.
+    pub(super) count: u32,
+    /// Whether the answer is still to be given.
+    pub(super) is_due: bool,
+}
+
 /// The state behind one relay; [`super::Relay`] has the rules by which it changes. There may be a million, most of them
 /// idle: what is rarely there is in a box.
 pub(super) struct State {
@@ -42,7 +52,9 @@ pub(super) struct State {
     pub(super) credit_dirty: bool,
     /// How far the side below lets the stream be passed on.
     pub(super) allowed: u64,
-    /// The side below has asked for credit back, and is to be told this limit.
+    /// The last time that the side below asked for credit back.
+    pub(super) owed: Option<Owed>,
+    /// The answer to that, which is to be told.
     pub(super) limit_due: Option<u64>,
     /// What streams to the same lower end share, until the stream needs it no more.
     pub(super) pool: Option<Rc<Pool>>,
@@ -90,6 +102,7 @@ impl State {
             credit,
             credit_dirty: false,
             allowed: 0,
+            owed: None,
             limit_due: None,
             pool: None,
             granted: 0,
