@@ -10,7 +10,8 @@ use trunkline_proto::{
 
 use crate::{Aborted, arrived::Arrived};
 
-/// The sender is told of what arrived, so that it can forget it, at least this often.
+/// The sender is told of what arrived, so that it can forget it, and of what was consumed at least this often, and with
+/// every other news.
 const RECEIVED_STEP_BYTES: u64 = 64 * 1024;
 
 /// What the driver is to send, in order.
@@ -528,13 +529,12 @@ impl ReceiveHalf {
             State::Aborted { told, .. } => !told,
             State::Finished => !self.finished_told,
             State::Open | State::Ended => {
-                // A sender at its limit is told all, so that it keeps nothing for replay while it waits.
-                let tells_received = self.acknowledges || self.received >= self.limit;
                 self.reclaiming.is_some_and(|reclaiming| !reclaiming.told)
                     || self.limit_to_tell() > self.limit_told
-                    || self.reported > self.reported_told
+                    || self.reported - self.reported_told >= RECEIVED_STEP_BYTES
                     || self.received - self.received_told >= RECEIVED_STEP_BYTES
-                    || (tells_received && self.received > self.received_told)
+                    // A sender that waits is told all, so that it keeps nothing for replay.
+                    || (self.acknowledges && self.received > self.received_told)
             }
         }
     }

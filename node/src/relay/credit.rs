@@ -216,7 +216,9 @@ impl Relay {
 
     /// Tells the pool what was passed on, once that is worth a word.
     pub(super) fn report(&self) {
-        let Some(passed) = self.state.borrow_mut().report_due() else { return };
+        let mut is_waited_for = false;
+        self.with_pool(|pool| is_waited_for = pool.is_waited_for());
+        let Some(passed) = self.state.borrow_mut().report_due(is_waited_for) else { return };
         let number = self.number;
         self.with_pool(|pool| pool.tell(|policy| policy.consumed(number, passed)));
     }
@@ -304,12 +306,13 @@ impl State {
     }
 
     /// How far the stream has come, when the pool is to be told: a quarter of what it granted was passed on since it was
-    /// told last, or all that the upper side may send. More often would cost more than it gives.
-    fn report_due(&mut self) -> Option<u64> {
+    /// told last, or all that the upper side may send; where others wait for whole turns, only all. More often would cost
+    /// more than it gives.
+    fn report_due(&mut self, others_wait: bool) -> Option<u64> {
         let passed = self.passed.min(self.granted);
         let step = passed.saturating_sub(self.reported);
         let window = self.granted.saturating_sub(self.reported);
-        let due = step > 0 && (step >= window.div_ceil(4) || passed >= self.told_limit);
+        let due = step > 0 && (passed >= self.told_limit || (step >= window.div_ceil(4) && !others_wait));
         if due {
             self.reported = passed;
         }

@@ -100,6 +100,11 @@ impl Pool {
         }
     }
 
+    /// Whether somebody waits for a turn.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.policy.borrow().is_waited_for()
+    }
+
     /// Some time has passed in which somebody waited.
     pub(super) fn pass_time(&self) {
         self.is_entered.set(false);

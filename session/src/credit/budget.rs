@@ -8,7 +8,8 @@
 //! fits.
 //!
 //! Live streams that want and have less than a turn wait in one rotation, first come, first served. The head of the
-//! rotation keeps its place until it has had its turn, so that what is free in crumbs adds up; then it goes to the back.
+//! rotation keeps its place until it has had its turn: what is free in crumbs is gathered for it, or given to it when time
+//! passes; then it goes to the back.
 //! Streams that are not live wait in a line of their own, which is served while half of the budget is free, and for which
 //! nobody is asked. They need no more: the four bytes beside the budget show what is next, and its consumption, or somebody
 //! who waits for it, brings them on.
@@ -74,6 +75,8 @@ pub struct SharedBudget {
     reclaims: u64,
     /// See [`reclaim`].
     clock: u64,
+    /// What is free goes to the head of the rotation even if it is less than that misses.
+    gives_crumbs: bool,
     /// Something was drained since the last tick.
     has_drained: bool,
     /// Counts the passes of every loop here, for the tests of what a call costs.
@@ -115,6 +118,7 @@ impl SharedBudget {
             expected: VecDeque::new(),
             reclaims: 0,
             clock: 0,
+            gives_crumbs: false,
             has_drained: false,
             #[cfg(test)]
             steps: 0,
@@ -157,16 +161,21 @@ impl SharedBudget {
         self.streams.get(&stream).map_or(0, |entry| entry.consumed)
     }
 
-    /// A stream that waits for a turn although it could be given some of it.
+    /// A stream that waits for a turn although it could be given it: all of it at the head of the rotation, some of it where
+    /// it waits elsewhere.
     #[cfg(test)]
     pub(crate) fn kept_for_nothing(&self) -> Option<u64> {
         let turn_bytes = self.turn_bytes();
-        let is_kept = |entry: &Stream| {
-            let part = if entry.is_live { Part::Whole } else { Part::Half };
-            let is_short = entry.is_hungry(turn_bytes) || entry.is_untried_and_short(turn_bytes);
-            is_short && self.free(entry.cap, part) > 0
+        let is_kept = |stream: u64, entry: &Stream| match entry.is_live {
+            true if entry.cap.is_none() => {
+                let missing = entry.turn(turn_bytes).saturating_sub(entry.limit);
+                let is_next = self.rotation.front().is_none_or(|&head| head == stream);
+                entry.is_hungry(turn_bytes) && is_next && self.free(None, Part::Whole) >= missing
+            }
+            true => false,
+            false => entry.is_untried_and_short(turn_bytes) && self.free(entry.cap, Part::Half) > 0,
         };
-        self.streams.iter().find(|(_, entry)| is_kept(entry)).map(|(&stream, _)| stream)
+        self.streams.iter().find(|&(&stream, entry)| is_kept(stream, entry)).map(|(&stream, _)| stream)
     }
 
     /// The least window that a stream gets whose sender wants.
@@ -297,7 +306,7 @@ impl SharedBudget {
 
     /// Gives `stream` what its window asks for; queues it when it wants more and has less than a turn gives.
     ///
-    /// While any other waits in its line nothing is free for it, so nobody is overtaken by this.
+    /// While any other waits in the rotation, what is free is gathered for that one, and nobody overtakes it.
     fn serve(&mut self, stream: u64) {
         let turn_bytes = self.turn_bytes();
         let Some(entry) = self.streams.get_mut(&stream).filter(|entry| entry.is_grantable()) else { return };
@@ -305,6 +314,8 @@ impl SharedBudget {
         if wants && entry.place == Place::Nowhere {
             entry.window = entry.window.max(turn_bytes);
         }
+        let others_wait = (entry.is_live || !wants) && !self.rotation.is_empty();
+        let head = entry.consumed.saturating_add(entry.head_bytes);
         let (turn, full) = (entry.turn(turn_bytes), entry.consumed.saturating_add(entry.head_bytes + entry.window));
         let before = entry.limit;
         let (turns, growth) = match (entry.is_live, wants) {
@@ -312,8 +323,13 @@ impl SharedBudget {
             (true, false) => (Part::SevenEighths, Part::SevenEighths),
             (false, _) => (Part::Half, Part::Half),
         };
-        self.raise(stream, turn, turns);
-        self.raise(stream, full, growth);
+        if others_wait {
+            // What it may hold beside the budget is nobody else's.
+            self.raise(stream, head, turns);
+        } else {
+            self.raise(stream, turn, turns);
+            self.raise(stream, full, growth);
+        }
         // The length of a message, which it is given while it waits, is no part of its turn.
         self.change(stream, |entry| entry.turn_end = entry.turn_end.saturating_add(entry.limit - before));
         self.queue(stream);
@@ -394,6 +410,12 @@ impl SharedBudget {
         let turn_bytes = self.turn_bytes();
         let Some(entry) = self.streams.get(&stream) else { return false };
         let target = entry.turn(turn_bytes).min(entry.turn_end);
+        let (free, missing) = (self.total.free(Part::Whole), target.saturating_sub(entry.limit));
+        let others = self.total.sum.committed - entry.charge();
+        if entry.cap.is_none() && free < missing && others > 0 && !self.gives_crumbs {
+            // More will come: a turn in crumbs would cost a word at each hop for each of them.
+            return false;
+        }
         self.raise(stream, target, Part::Whole);
         let Some(entry) = self.streams.get(&stream) else { return false };
         if entry.place == Place::Nowhere || entry.limit >= target {
@@ -555,8 +577,10 @@ impl CreditPolicy for SharedBudget {
     }
 
     fn pass_time(&mut self) {
+        self.gives_crumbs = true;
         self.note_tick();
         self.redistribute();
+        self.gives_crumbs = false;
     }
 
     fn poll_grant(&mut self) -> Option<Grant> {

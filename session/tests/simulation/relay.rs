@@ -113,8 +113,8 @@ pub(crate) struct Relay {
     limit_told_max: u64,
     /// The producer was asked to keep this much, and has not answered.
     asked: Option<u64>,
-    /// The limit before the consumer asked for it, until the answer has arrived there.
-    asked_of: Option<u64>,
+    /// The consumer's last word of its credit.
+    told: Credit,
     accept: Option<(u64, Accept)>,
     /// From the consumer, in its order.
     news: VecDeque<(u64, News)>,
@@ -146,7 +146,7 @@ impl Relay {
             limit_told: 0,
             limit_told_max: 0,
             asked: None,
-            asked_of: None,
+            told: Credit { stream: 0, epoch: 0, received: 0, consumed: 0, limit: 0, finished: false },
             accept: None,
             news: VecDeque::new(),
             credit: None,
@@ -321,7 +321,6 @@ impl Relay {
             return Some(Forward::Want(wanted));
         }
         if let Some((_, limit)) = self.limit.take_if(|(due, _)| *due <= now) {
-            self.asked_of = None;
             return Some(Forward::Limit(limit));
         }
         // Noise that every receiver must bear: bytes that it has, and bytes of an epoch long gone.
@@ -355,17 +354,11 @@ impl Relay {
         }
     }
 
-    pub(crate) fn take_credit(&mut self, mut credit: Credit, now: u64, random: &mut Random) {
+    pub(crate) fn take_credit(&mut self, credit: Credit, now: u64, random: &mut Random) {
         if self.is_dead {
             return;
         }
-        if let Some(limit) = self.asked_of
-            && self.wants_sabotage(Sabotage::GrantDuringReclaim)
-            && limit > credit.limit
-        {
-            credit.limit = limit;
-            self.has_sabotaged = true;
-        }
+        self.told = credit;
         if self.sabotage == Some(Sabotage::LoseCredit) && (self.has_sabotaged || random.percent(20)) {
             self.has_sabotaged = true;
             return;
@@ -376,8 +369,11 @@ impl Relay {
     /// The consumer asks for the credit beyond `limit` back, of `granted`.
     pub(crate) fn take_reclaim(&mut self, limit: u64, granted: u64, now: u64, random: &mut Random) {
         if !self.is_dead {
-            self.asked_of = Some(granted);
             self.push_news(News::Reclaim(limit), now, random);
+            if granted > limit && self.wants_sabotage(Sabotage::GrantDuringReclaim) {
+                self.has_sabotaged = true;
+                self.push_news(News::Credit(Credit { limit: granted, ..self.told }), now, random);
+            }
         }
     }
 
