@@ -74,9 +74,8 @@ pub trait CreditPolicy: Send {
     /// Whether a stream waits for its turn that could be asked for on its behalf.
     fn is_waited_for(&self) -> bool;
 
-    /// Some time has passed while somebody waited, in which who was given or asked for something could have used it or
-    /// answered: the news of other streams says the same. Where there may be none, for all of them wait, this is to be told
-    /// now and then.
+    /// A clock ticks: to be told about every 50 ms while [`CreditPolicy::is_waited_for`]. The news of other streams says the
+    /// same, but where all of them wait there is none.
     fn pass_time(&mut self);
 }
 

@@ -31,7 +31,12 @@ struct Rig {
 impl Rig {
     /// A stream that was offered to its consumer. Its pool grants so many bytes ahead of what was passed on.
     fn new(ahead: Option<u64>) -> Self {
-        let (relays, up, down) = (Rc::<Relays>::default(), Outlet::new(Kind::Trunk), Outlet::new(Kind::Trunk));
+        Self::from(Kind::Trunk, ahead)
+    }
+
+    /// The same, which came over this kind of connection.
+    fn from(kind: Kind, ahead: Option<u64>) -> Self {
+        let (relays, up, down) = (Rc::<Relays>::default(), Outlet::new(kind), Outlet::new(Kind::Trunk));
         let policy = Ahead::of(ahead.unwrap_or(u64::MAX));
         let pool = Pool::new(Box::new(policy.clone()));
         let open = Open {
@@ -55,7 +60,16 @@ impl Rig {
 
     /// The same, accepted with this limit, which the producer has been told.
     fn accepted(ahead: Option<u64>, limit: u64) -> Self {
-        let rig = Self::new(ahead);
+        Self::new(ahead).begin(limit)
+    }
+
+    /// The same, of a process that does not answer.
+    fn of_stopped_process(limit: u64) -> Self {
+        Self::from(Kind::Link, None).begin(limit)
+    }
+
+    fn begin(self, limit: u64) -> Self {
+        let rig = self;
         rig.accept(limit);
         assert!(rig.tell_up().accept.is_some());
         // The pool granted more than the consumer allows, and took that back.
@@ -73,6 +87,13 @@ impl Rig {
 
     fn reclaim(&self, limit: u64) {
         self.relay.reclaim(&Reclaim { stream: DOWN, epoch: 0, limit });
+    }
+
+    /// The same, and so much time passes that the upper side need not be waited for.
+    fn reclaim_unanswered(&self, limit: u64) {
+        self.reclaim(limit);
+        self.relays.short_pools().pass_time();
+        self.relays.short_pools().pass_time();
     }
 
     fn limit(&self, limit: u64) {
@@ -465,5 +486,5 @@ fn bytes_in_tiny_pieces_are_gathered() {
 
 #[test]
 fn what_an_idle_stream_keeps_is_small() {
-    assert!(size_of::<Relay>() <= 504, "{} bytes", size_of::<Relay>());
+    assert!(size_of::<Relay>() <= 520, "{} bytes", size_of::<Relay>());
 }

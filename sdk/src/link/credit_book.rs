@@ -121,6 +121,21 @@ impl CreditBook {
         decisions
     }
 
+    /// Whether a stream waits for its turn of the budget.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        lock(&self.0).policy.is_waited_for()
+    }
+
+    /// Some time has passed. Returns what the policy decides by that. The caller tells the cells.
+    pub(crate) fn pass_time(&self) -> Vec<Decision> {
+        let mut book = lock(&self.0);
+        if !book.policy.is_waited_for() {
+            return Vec::new();
+        }
+        book.policy.pass_time();
+        book.drain()
+    }
+
     /// The link is gone: nobody can be granted anything.
     pub(crate) fn clear(&self) {
         let cells = mem::take(&mut lock(&self.0).cells);

@@ -121,7 +121,16 @@ impl Shared {
     /// Tells the credit policy, and the streams what follows from it. Call it with no lock held.
     pub(crate) fn tell(&self, stream: u64, news: Option<News>) {
         let Some(news) = news else { return };
-        for Decision { cell, verdict, number } in self.credit.tell(stream, news) {
+        self.carry_out(self.credit.tell(stream, news));
+    }
+
+    /// Tells the credit policy that time has passed, if a stream waits. Call it with no lock held.
+    pub(crate) fn pass_time(&self) {
+        self.carry_out(self.credit.pass_time());
+    }
+
+    fn carry_out(&self, decisions: Vec<Decision>) {
+        for Decision { cell, verdict, number } in decisions {
             cell.handle_verdict(self, verdict, number);
         }
     }

@@ -22,6 +22,8 @@ use super::{
 
 /// While the send budget is short, the other processes are asked so often to say what they have.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
+/// While a stream waits for its turn of the receive budget, the credit policy hears so often that time passes.
+const TICK: Duration = Duration::from_millis(50);
 /// So many streams at once, in rotation: the answers of all of a hundred thousand would be a load of their own.
 const ASKS_MAX: usize = 1_000;
 /// And so many are looked at for that.
@@ -49,6 +51,8 @@ pub(super) struct Link<T> {
     ask_at: Instant,
     /// The stream that is asked first then.
     ask_from: u64,
+    /// When the credit policy hears next that time passes, if a stream waits then.
+    tick_at: Instant,
     /// When sends that wait are looked through next; `None` for never.
     pub(super) stalls_at: Option<Instant>,
     /// Closing has begun.
@@ -98,6 +102,7 @@ impl<T: Transport> Link<T> {
             flushing: VecDeque::new(),
             ask_at: now,
             ask_from: 0,
+            tick_at: now,
             close_by: None,
             pieces: Vec::new(),
         }
@@ -127,6 +132,7 @@ impl<T: Transport> Link<T> {
                 self.detach();
             }
             self.ask();
+            self.pass_time();
             self.look_for_stalls();
             self.shared.lingering.expire(Instant::now());
             self.fill();
@@ -156,10 +162,11 @@ impl<T: Transport> Link<T> {
     /// Until there is something to do.
     async fn wait(&self) -> Result<(), String> {
         let ask_at = self.shared.send_budget.is_short().then_some(self.ask_at);
+        let tick_at = self.shared.credit.is_waited_for().then_some(self.tick_at);
         let stalls_at = self.stalls_at.filter(|_| self.shared.stalls.is_watched());
         let timer = async {
             let linger_by = self.shared.lingering.next_at();
-            match self.close_by.into_iter().chain(ask_at).chain(stalls_at).chain(linger_by).min() {
+            match self.close_by.into_iter().chain(ask_at).chain(tick_at).chain(stalls_at).chain(linger_by).min() {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
@@ -198,6 +205,14 @@ impl<T: Transport> Link<T> {
                 }
                 asked += usize::from(cell.ask(&self.shared));
             }
+        }
+    }
+
+    fn pass_time(&mut self) {
+        let now = Instant::now();
+        if now >= self.tick_at {
+            self.tick_at = now + TICK;
+            self.shared.pass_time();
         }
     }
 

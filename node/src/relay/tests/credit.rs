@@ -20,9 +20,10 @@ fn reclaim_of(news: &UpNews) -> Option<u64> {
 }
 
 #[test]
-fn credit_that_is_asked_back_is_given_at_once_as_far_as_it_was_not_taken() {
-    for (asked, kept) in [(0, 300), (100, 300), (300, 300), (500, 500), (1000, 1000), (5000, 1000)] {
-        let rig = Rig::accepted(None, 1000);
+fn credit_that_was_told_to_nobody_is_given_back_at_once() {
+    for (asked, kept) in [(100, 300), (300, 300), (500, 500), (1000, 1000), (5000, 1000)] {
+        // The producer was told of 300 and has sent as much.
+        let rig = Rig::accepted(Some(300), 1000);
         rig.send(0, 300, false);
         rig.reclaim(asked);
         let news = rig.tell_down();
@@ -31,6 +32,56 @@ fn credit_that_is_asked_back_is_given_at_once_as_far_as_it_was_not_taken() {
         assert_eq!(rig.pass(), 300);
         assert_eq!(rig.relay.snapshot().limit, kept);
     }
+}
+
+#[test]
+fn credit_that_was_told_is_given_back_as_far_as_the_upper_side_gives_it() {
+    for (asked, sent, kept) in [(0, 300, 300), (100, 300, 300), (500, 300, 500), (500, 700, 700), (900, 0, 900)] {
+        let rig = Rig::accepted(None, 1000);
+        rig.reclaim(asked);
+        assert_eq!(Rig::entries(&rig.down), 0, "what may come is not known");
+        assert_eq!(reclaim_of(&rig.tell_up()), Some(asked));
+        // Sent before the producer heard of it; its answer overtakes it.
+        rig.limit(asked.max(sent));
+        assert_eq!(limit_of(&rig.tell_down()), Some(kept), "asked for what is beyond {asked}");
+        rig.send(0, usize::try_from(sent).unwrap(), false);
+        assert_eq!(rig.pass() as u64, sent, "nothing waits for credit");
+    }
+}
+
+#[test]
+fn an_answer_that_is_known_by_what_has_come_is_not_waited_for() {
+    let rig = Rig::accepted(None, 1000);
+    rig.reclaim(400);
+    assert_eq!(Rig::entries(&rig.down), 0);
+    rig.send(0, 1000, false);
+    assert_eq!(limit_of(&rig.tell_down()), Some(1000), "all was used");
+
+    let rig = Rig::accepted(None, 1000);
+    rig.reclaim(400);
+    rig.send(0, 500 + END_MARK_BYTES, true);
+    assert_eq!(limit_of(&rig.tell_down()), Some(500), "no more will come");
+}
+
+#[test]
+fn a_process_that_does_not_answer_is_not_waited_for_after_two_ticks() {
+    let rig = Rig::of_stopped_process(1000);
+    rig.send(0, 50, false);
+    rig.reclaim(100);
+    assert_eq!(reclaim_of(&rig.tell_up()), Some(100));
+    for _ in 0..2 {
+        assert_eq!(Rig::entries(&rig.down), 0);
+        rig.relays.short_pools().pass_time();
+    }
+    assert_eq!(limit_of(&rig.tell_down()), Some(100));
+    // The next time it is asked anew.
+    assert_eq!(rig.pass(), 50);
+    rig.credit(50, 50, 1000, false);
+    rig.reclaim(200);
+    rig.relays.short_pools().pass_time();
+    assert_eq!(Rig::entries(&rig.down), 0);
+    rig.limit(150);
+    assert_eq!(limit_of(&rig.tell_down()), Some(200));
 }
 
 #[test]
@@ -55,8 +106,8 @@ fn a_ceiling_that_fell_is_asked_of_the_upper_side_in_turn() {
 
 #[test]
 fn bytes_beyond_what_is_allowed_below_wait_and_are_wanted() {
-    let rig = Rig::accepted(None, 1000);
-    rig.reclaim(100);
+    let rig = Rig::of_stopped_process(1000);
+    rig.reclaim_unanswered(100);
     assert_eq!(limit_of(&rig.tell_down()), Some(100));
     // Under way before the producer heard of it.
     rig.send(0, 250, false);
@@ -88,8 +139,8 @@ fn what_was_wanted_within_the_credit_that_goes_back_is_wanted_again() {
 
 #[test]
 fn an_end_mark_goes_beyond_what_is_allowed_once_all_before_it_may_go() {
-    let rig = Rig::accepted(None, 1000);
-    rig.reclaim(90);
+    let rig = Rig::of_stopped_process(1000);
+    rig.reclaim_unanswered(90);
     rig.tell_down();
     rig.send(0, 100, false);
     rig.send(100, END_MARK_BYTES, true);
@@ -269,8 +320,8 @@ fn a_stream_leaves_its_pool_with_the_last_byte() {
 #[test]
 fn cancelling_frees_what_waits_beyond_what_is_allowed() {
     for from in [Side::Up, Side::Down] {
-        let rig = Rig::accepted(None, 10_000);
-        rig.reclaim(10);
+        let rig = Rig::of_stopped_process(10_000);
+        rig.reclaim_unanswered(10);
         let payload = Bytes::from(vec![7; 10_000]);
         rig.relay.data(0, payload.clone(), false);
         assert_eq!(rig.pass(), 10);

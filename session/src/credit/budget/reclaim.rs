@@ -16,9 +16,8 @@ const OVERDUE: u64 = 2 * TURNOVER;
 const TURNOVER_NEWS: u64 = 64;
 /// A stream's turn brings no more news than this.
 const NEWS_PER_TURN: u64 = 8;
-/// So many ticks of a clock count as much, where nothing is drained;
-const TURNOVER_IDLE_TICKS: u64 = 8;
-/// and where something is.
+/// So many ticks of a clock count as much, where something is drained; where nothing was since the last one, a single one
+/// does, for then nobody who holds something uses it.
 const TURNOVER_TICKS: u64 = 64;
 /// What a stream may hold beside the budget while its sender may have stopped: one that lives uses that at once. Without
 /// it, a stream that has given everything back could never show that somebody sends.
@@ -38,7 +37,7 @@ impl SharedBudget {
 
     /// A clock ticks, while somebody waits.
     pub(super) fn note_tick(&mut self) {
-        let ticks = if std::mem::take(&mut self.has_drained) { TURNOVER_TICKS } else { TURNOVER_IDLE_TICKS };
+        let ticks = if std::mem::take(&mut self.has_drained) { TURNOVER_TICKS } else { 1 };
         self.clock += TURNOVER / ticks;
         self.give_up_on_answers();
     }
