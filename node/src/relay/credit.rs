@@ -33,7 +33,11 @@ impl Relay {
                 return;
             }
             if state.accepted.is_some() {
-                let count = state.owed.map_or(0, |owed| owed.count) + 1;
+                // One is outstanding at a time; whoever asks again before the answer is not answered twice.
+                if state.owed.is_some_and(|owed| owed.is_due) {
+                    return;
+                }
+                let count = state.owed.map_or(0, |owed| owed.count).wrapping_add(1);
                 state.owed = Some(Owed { limit: reclaim.limit, count, is_due: true });
             }
         }

@@ -9,7 +9,7 @@ const PROMISED_ASKED_MAX: u64 = 16;
 /// Time, as the policy sees it: how often the whole budget could have been used. Who was given something, or asked for
 /// something, is overdue when all of the budget was drained twice over meanwhile. Each hop serves in turn, so whoever lives
 /// uses what it was given before that, however many wait and however long that takes.
-const TURNOVER: u64 = 1 << 32;
+const TURNOVER: u64 = 1 << 20;
 /// See [`TURNOVER`].
 const OVERDUE: u64 = 2 * TURNOVER;
 /// Where little is drained, so much news counts as much as all of the budget, and as much again for each that wants.
