@@ -52,7 +52,7 @@ impl Relay {
             state.owed.filter(|owed| owed.is_due && state.up.outlet.kind() == Kind::Link)
         };
         if let (Some(owed), Some(relays)) = (due, self.relays.upgrade()) {
-            relays.short_pools().await_answer(Rc::downgrade(self), owed.count);
+            relays.ticks().await_answer(Rc::downgrade(self), owed.count);
         }
     }
 

@@ -11,9 +11,9 @@ mod blocked;
 mod credit;
 mod names;
 mod pool;
-mod short;
 mod state;
 mod table;
+mod ticks;
 mod waiting;
 
 use std::{

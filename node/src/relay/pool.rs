@@ -13,7 +13,7 @@ use std::{
 
 use trunkline_session::{CreditPolicy, Grant, Reclaim, SharedBudget, SharedBudgetConfig};
 
-use super::{Relay, short::ShortPools};
+use super::{Relay, ticks::Ticks};
 
 /// See the module.
 pub(crate) struct Pool {
@@ -22,7 +22,7 @@ pub(crate) struct Pool {
     relays: RefCell<HashMap<u64, Weak<Relay>>>,
     me: Weak<Self>,
     /// Where it is entered while somebody waits; known from its relays.
-    short: RefCell<Weak<ShortPools>>,
+    ticks: RefCell<Weak<Ticks>>,
     is_entered: Cell<bool>,
 }
 
@@ -48,7 +48,7 @@ impl Pool {
             policy: RefCell::new(policy),
             relays: RefCell::default(),
             me: Weak::clone(me),
-            short: RefCell::default(),
+            ticks: RefCell::default(),
             is_entered: Cell::new(false),
         })
     }
@@ -57,7 +57,7 @@ impl Pool {
     pub(super) fn join(&self, relay: &Rc<Relay>, allowed: u64) -> u64 {
         self.relays.borrow_mut().insert(relay.number, Rc::downgrade(relay));
         if let Some(relays) = relay.relays.upgrade() {
-            *self.short.borrow_mut() = Rc::downgrade(relays.short_pools());
+            *self.ticks.borrow_mut() = Rc::downgrade(relays.ticks());
         }
         let mut policy = self.policy.borrow_mut();
         let granted = policy.open(relay.number, None);
@@ -93,10 +93,10 @@ impl Pool {
             }
         }
         if self.policy.borrow().is_waited_for()
-            && let Some(short) = self.short.borrow().upgrade()
+            && let Some(ticks) = self.ticks.borrow().upgrade()
             && !self.is_entered.replace(true)
         {
-            short.enter(Weak::clone(&self.me));
+            ticks.enter(Weak::clone(&self.me));
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::Notify;
 use trunkline_proto::message::Open;
 
-use super::{End, Relay, names::Names, short::ShortPools, state::State};
+use super::{End, Relay, names::Names, state::State, ticks::Ticks};
 
 /// All relays of a node.
 #[derive(Default)]
@@ -21,13 +21,13 @@ pub(crate) struct Relays {
     next: Cell<u64>,
     names: RefCell<Names>,
     emptied: Notify,
-    short_pools: Rc<ShortPools>,
+    ticks: Rc<Ticks>,
 }
 
 impl Relays {
-    /// Pools in which streams wait for a turn.
-    pub(crate) fn short_pools(&self) -> &Rc<ShortPools> {
-        &self.short_pools
+    /// What is to hear that time passes.
+    pub(crate) fn ticks(&self) -> &Rc<Ticks> {
+        &self.ticks
     }
 
     /// Makes a relay of a stream that came in on `up`, from the local `process` of that number if it has one.

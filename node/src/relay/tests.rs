@@ -92,8 +92,8 @@ impl Rig {
     /// The same, and so much time passes that the upper side need not be waited for.
     fn reclaim_unanswered(&self, limit: u64) {
         self.reclaim(limit);
-        self.relays.short_pools().pass_time();
-        self.relays.short_pools().pass_time();
+        self.relays.ticks().pass_time();
+        self.relays.ticks().pass_time();
     }
 
     fn limit(&self, limit: u64) {

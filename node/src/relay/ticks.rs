@@ -15,7 +15,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// See the module.
 #[derive(Default)]
-pub(crate) struct ShortPools {
+pub(crate) struct Ticks {
     /// Each at most once.
     pools: RefCell<Vec<Weak<Pool>>>,
     /// Relays that owe an answer to a RECLAIM, and which one: those since the last tick, and those since the one before.
@@ -24,7 +24,7 @@ pub(crate) struct ShortPools {
     changed: Notify,
 }
 
-impl ShortPools {
+impl Ticks {
     /// Somebody waits in a pool. The pool sees to it that it is in here once.
     pub(super) fn enter(&self, pool: Weak<Pool>) {
         self.pools.borrow_mut().push(pool);

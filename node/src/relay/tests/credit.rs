@@ -71,14 +71,14 @@ fn a_process_that_does_not_answer_is_not_waited_for_after_two_ticks() {
     assert_eq!(reclaim_of(&rig.tell_up()), Some(100));
     for _ in 0..2 {
         assert_eq!(Rig::entries(&rig.down), 0);
-        rig.relays.short_pools().pass_time();
+        rig.relays.ticks().pass_time();
     }
     assert_eq!(limit_of(&rig.tell_down()), Some(100));
     // The next time it is asked anew.
     assert_eq!(rig.pass(), 50);
     rig.credit(50, 50, 1000, false);
     rig.reclaim(200);
-    rig.relays.short_pools().pass_time();
+    rig.relays.ticks().pass_time();
     assert_eq!(Rig::entries(&rig.down), 0);
     rig.limit(150);
     assert_eq!(limit_of(&rig.tell_down()), Some(200));

@@ -161,7 +161,7 @@ fn what_is_promised_to_streams_that_do_not_use_it_is_asked_back_though_nobody_sa
     let told = Shared::told(&hungry);
     assert!(told < 16 << 10, "the silent ones hold the pool, and it has {told}");
     for _ in 0..100 {
-        shared.relays.short_pools().pass_time();
+        shared.relays.ticks().pass_time();
         shared.settle();
     }
     let told = Shared::told(&hungry);
