@@ -14,8 +14,9 @@ use trunkline_proto::id::Weight;
 
 /// What all active streams together are given in one round, unless the bounds below say otherwise.
 const ROUND_BYTES: usize = 64 << 20;
-/// The least that a turn gives: less would be all header.
-const QUANTUM_BYTES_MIN: usize = 4 << 10;
+/// The least that a turn gives: what credit gives at least, and the length of a message beside it. A stream that has so much
+/// credit leaves in one turn, and not in several, each of which costs as much.
+const QUANTUM_BYTES_MIN: usize = (16 << 10) + 64;
 /// The most that a turn gives: more would make others wait.
 const QUANTUM_BYTES_MAX: usize = 64 << 10;
 
