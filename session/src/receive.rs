@@ -126,6 +126,8 @@ pub struct ReceiveHalf {
     reported_told: u64,
     limit_told: u64,
     finished_told: bool,
+    /// The other side has asked for credit up to here.
+    wanted: u64,
     /// The other side wants to know what has arrived.
     acknowledges: bool,
     /// Credit beyond an offset was asked back, and the answer has not come.
@@ -161,6 +163,7 @@ impl ReceiveHalf {
             reported_told: 0,
             limit_told: limit,
             finished_told: false,
+            wanted: 0,
             acknowledges: false,
             reclaiming: None,
         }
@@ -402,9 +405,12 @@ impl ReceiveHalf {
         }
     }
 
-    /// The other side wants more, or to know what it need not keep: it is told when there is something new to tell.
-    pub fn handle_want(&mut self) {
-        self.acknowledges = true;
+    /// The other side has bytes up to `wanted`. If that is nothing new, nor beyond the limit that it was told, it wants to
+    /// know what it need not keep, and is told once there is something new to tell. Otherwise it is told with the credit
+    /// that it gets: a word for each would be one too many for each turn of each busy stream.
+    pub fn handle_want(&mut self, wanted: u64) {
+        self.acknowledges |= wanted <= self.wanted.max(self.limit_told);
+        self.wanted = self.wanted.max(wanted);
     }
 
     // The credit policy's side.
@@ -533,7 +539,7 @@ impl ReceiveHalf {
                     || self.limit_to_tell() > self.limit_told
                     || self.reported - self.reported_told >= RECEIVED_STEP_BYTES
                     || self.received - self.received_told >= RECEIVED_STEP_BYTES
-                    // A sender that waits is told all, so that it keeps nothing for replay.
+                    // A sender that asks is told all, so that it keeps nothing for replay.
                     || (self.acknowledges && self.received > self.received_told)
             }
         }

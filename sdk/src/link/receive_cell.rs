@@ -358,7 +358,7 @@ impl ReceiveCell {
     /// The sender asks for more, or at least to know what it need not keep.
     pub(crate) fn handle_want(self: &Arc<Self>, shared: &Shared, wanted: u64) {
         let mut inner = self.lock();
-        inner.half.handle_want();
+        inner.half.handle_want(wanted);
         let queued = inner.queue();
         drop(inner);
         if queued {

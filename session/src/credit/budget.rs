@@ -93,12 +93,12 @@ impl SharedBudget {
 
     /// A policy for streams that are passed on as bytes, as they come. None of them waits for the rest of a message, nor
     /// for anybody to begin to read it: all of them are live, and there is no pool. Beside the budget a stream holds nothing
-    /// but one byte while its sender may have stopped. A turn is no more than the budget, of which at least one byte is
-    /// needed.
+    /// but one byte while its sender may have stopped. A turn lets through what a consumer's turn does, with the length of
+    /// a message, and is no more than the budget, of which at least one byte is needed.
     #[must_use]
     pub fn for_relays(config: SharedBudgetConfig) -> Self {
         // The head of the rotation is not asked for what it has of its turn: it must not be able to hold all there is.
-        let turn_bytes = config.turn_bytes.min(config.budget_bytes);
+        let turn_bytes = config.turn_bytes.saturating_add(HEAD_BYTES).min(config.budget_bytes);
         Self::with_head(SharedBudgetConfig { turn_bytes, large_bytes: 0, ..config }, 0)
     }
 

@@ -331,13 +331,15 @@ fn the_sender_is_told_of_grants_of_consumption_and_of_much_that_arrived() {
 }
 
 #[test]
-fn a_sender_that_waits_is_told_that_all_arrived_though_nobody_reads() {
+fn a_sender_that_asks_again_is_told_that_all_arrived_though_nobody_reads() {
     let mut half = open_receiver(100);
     half.handle_data(&at(0), encoded(&[49, 48]).freeze());
     assert_eq!(half.poll_output(), None);
     half.handle_data(&at(99), encoded(&[0]).freeze());
     assert_eq!(half.poll_output(), None, "whoever has no more to send need not know");
-    half.handle_want();
+    half.handle_want(200);
+    assert_eq!(half.poll_output(), None, "it asks for credit, and is told with that");
+    half.handle_want(200);
     assert_eq!(half.poll_output(), Some(ReceiveOutput::Credit(credit(100, 0, 100))));
     assert_eq!(half.poll_output(), None);
 }

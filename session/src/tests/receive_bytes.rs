@@ -249,15 +249,15 @@ fn whoever_goes_over_to_messages_has_the_rest_asked_for() {
 #[test]
 fn who_asks_is_told_once_what_has_arrived() {
     let mut half = ReceiveHalf::new(0, 100, 100);
-    half.handle_want();
+    half.handle_want(11);
     assert_eq!(half.poll_output(), None);
     half.handle_data(&at(0), encoded(&[10]).freeze());
     assert_eq!(half.poll_output(), Some(ReceiveOutput::Credit(credit(11, 0, 100))));
     half.handle_data(&at(11), encoded(&[10]).freeze());
     assert_eq!(half.poll_output(), None);
-    half.handle_want();
+    half.handle_want(22);
     assert_eq!(half.poll_output(), Some(ReceiveOutput::Credit(credit(22, 0, 100))));
-    half.handle_want();
+    half.handle_want(22);
     assert_eq!(half.poll_output(), None);
 }
 
