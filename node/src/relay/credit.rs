@@ -263,6 +263,13 @@ impl State {
         self.lasting().min(self.granted)
     }
 
+    /// Whether the upper side wants more than it was told of, the side below allows more, and the pool, which knows of both, is
+    /// to grant it.
+    pub(super) fn awaits_grant(&self) -> bool {
+        let is_open = !self.over && self.accept_told && self.reclaiming.is_none() && self.pool.is_some();
+        is_open && self.up_limit() <= self.told_limit && self.told_limit < self.wanted.min(self.ceiling())
+    }
+
     /// How far the side below allows the stream to be sent, less what it has asked back.
     fn lasting(&self) -> u64 {
         self.owed.filter(|owed| owed.is_due).map_or(self.allowed, |owed| self.allowed.min(owed.limit))

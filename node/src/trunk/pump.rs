@@ -11,6 +11,7 @@ use std::{rc::Rc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn::{ConnectionError, SendStream, WriteError};
+use tokio::task::yield_now;
 use trunkline_proto::{
     code::Code,
     frame::Frame,
@@ -28,6 +29,9 @@ use crate::{
 
 /// Frames for the control stream are written when so many bytes of them have been gathered, or no more come.
 const FRAMES_BYTES_MAX: usize = 64 * 1024;
+/// What is written before QUIC gets to send it. QUIC takes a packet's worth of each stream in turn, of all that it was
+/// given: of more streams at once, each would arrive in more pieces.
+const BURST_BYTES: usize = 64 * 1024;
 /// Priority of a stream's reverse half, which carries credit; data has 0, the control stream more.
 const CREDIT_PRIORITY: i32 = 1;
 
@@ -78,10 +82,17 @@ struct Pump {
 
 impl Pump {
     async fn run(&mut self) -> Result<std::convert::Infallible, WriteError> {
+        let mut burst_bytes = 0;
         loop {
             self.serve_control().await?;
             match self.trunk.outlet.next() {
-                Some(Next::Data(relay, quantum)) => self.serve_data(relay, quantum).await?,
+                Some(Next::Data(relay, quantum)) => {
+                    burst_bytes += self.serve_data(relay, quantum).await?;
+                    if burst_bytes >= BURST_BYTES {
+                        burst_bytes = 0;
+                        yield_now().await;
+                    }
+                }
                 Some(Next::Frame(frame)) => frame.encode(&mut self.frames),
                 Some(Next::News(relay, side)) => self.serve_news(&relay, side).await?,
                 None => self.trunk.outlet.changed().await,
@@ -203,13 +214,13 @@ impl Pump {
         half.send.reset(code);
     }
 
-    /// Gives a stream its turn.
-    async fn serve_data(&mut self, relay: Rc<Relay>, quantum: usize) -> Result<(), WriteError> {
+    /// Gives a stream its turn. Returns how many bytes it took.
+    async fn serve_data(&mut self, relay: Rc<Relay>, quantum: usize) -> Result<usize, WriteError> {
         let half = self.trunk.streams.borrow_mut().remove(&relay.number);
-        let Some(mut half) = half else { return Ok(()) };
+        let Some(mut half) = half else { return Ok(0) };
         let Some(mut taken) = relay.take_data(quantum) else {
             self.trunk.streams.borrow_mut().insert(relay.number, half);
-            return Ok(());
+            return Ok(0);
         };
         let mut begun = 0;
         while begun < taken.pieces.len() && !relay.is_over() {
@@ -223,7 +234,7 @@ impl Pump {
                         self.trunk.streams.borrow_mut().insert(relay.number, half);
                         self.serve_control().await?;
                         let back = self.trunk.streams.borrow_mut().remove(&relay.number);
-                        let Some(back) = back else { return Ok(()) };
+                        let Some(back) = back else { return Ok(taken.bytes) };
                         half = back;
                     }
                     continue;
@@ -248,7 +259,7 @@ impl Pump {
             let _ = half.send.stream().finish();
         }
         self.trunk.streams.borrow_mut().insert(relay.number, half);
-        Ok(())
+        Ok(taken.bytes)
     }
 }
 
