@@ -48,6 +48,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -57,7 +58,7 @@ use tracing::{error, info};
 use trunkline_certs::Identity;
 use trunkline_proto::{
     code::Code,
-    frame::Frame,
+    frame::{DataHeader, Frame},
     id::{ClusterName, NodeId},
 };
 
@@ -319,6 +320,20 @@ impl LocalLink {
     /// the node has ended before. The program is detached then. What merely cannot be done (an open, a bind) is not an
     /// error here: the node answers it with ABORT or REFUSED.
     pub fn handle(&self, frame: Frame) -> Result<(), Refusal> {
+        self.enter(|| process::handle(&self.node, &self.process, frame))
+    }
+
+    /// [`LocalLink::handle`] for a DATA frame whose payload lies in several pieces, which are moved out: one frame costs less
+    /// than one for each, and the pieces need not be copied together.
+    ///
+    /// # Errors
+    /// As [`LocalLink::handle`].
+    pub fn handle_data(&self, header: &DataHeader, pieces: &mut [Bytes]) -> Result<(), Refusal> {
+        self.enter(|| process::handle_data(&self.process, header, pieces))
+    }
+
+    /// Has the node do something, as one of its tasks would. After a fault the program is detached.
+    fn enter(&self, act: impl FnOnce() -> Result<(), Fault>) -> Result<(), Refusal> {
         let Some(tasks) = self.tasks.upgrade() else {
             return Err(Refusal { code: Code::Draining, text: format!("{} has shut down", self.node.id) });
         };
@@ -328,7 +343,7 @@ impl LocalLink {
         }
         // What the frame begins is the node's.
         let _entered = tasks.enter();
-        process::handle(&self.node, &self.process, frame).map_err(|fault| {
+        act().map_err(|fault| {
             process::cut_off(&self.node, &self.process, &fault);
             let Fault { code, text } = fault;
             Refusal { code, text }

@@ -6,10 +6,11 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     rc::Rc,
 };
 
+use hashbrown::HashMap;
 use tokio::sync::Notify;
 use trunkline_proto::{frame::Frame, id::JobId};
 use trunkline_session::Schedule;

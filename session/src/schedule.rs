@@ -5,11 +5,9 @@
 //! streams which run dry in every turn do not keep them out. Busy jobs share by bytes, in proportion to their weights;
 //! within a job each stream gets a quantum a turn. A quantum shrinks as streams become many, so that a round stays short.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    hash::Hash,
-};
+use std::{collections::VecDeque, hash::Hash};
 
+use hashbrown::HashMap;
 use trunkline_proto::id::Weight;
 
 /// What all active streams together are given in one round, unless the bounds below say otherwise.

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     net::{
         UnixStream,
@@ -289,6 +290,22 @@ async fn read(
 /// Does what a frame asks. After a fault the process is to be [cut off](cut_off).
 pub(crate) fn handle(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), Fault> {
     dispatch(node, process, frame)?;
+    check_overrun(process)
+}
+
+/// Takes the bytes of a stream, which are moved out of `pieces`. As for [`handle`].
+pub(crate) fn handle_data(process: &Process, header: &DataHeader, pieces: &mut [Bytes]) -> Result<(), Fault> {
+    let DataHeader { stream, offset, epoch, fin } = *header;
+    if let Some(relay) = process.outlet.stream(stream)
+        && from_producer(stream)?
+        && epoch == relay.open.epoch
+    {
+        relay.data_in_pieces(offset, pieces, fin);
+    }
+    check_overrun(process)
+}
+
+fn check_overrun(process: &Process) -> Result<(), Fault> {
     if process.outlet.is_overrun() {
         return Err(Fault { code: Code::Busy, text: "it asks more than it reads the answers to".to_owned() });
     }
@@ -298,14 +315,7 @@ pub(crate) fn handle(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Re
 fn dispatch(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), Fault> {
     let outlet = &process.outlet;
     match frame {
-        Frame::Data(DataHeader { stream, offset, epoch, fin }, payload) => {
-            if let Some(relay) = outlet.stream(stream)
-                && from_producer(stream)?
-                && epoch == relay.open.epoch
-            {
-                relay.data(offset, payload, fin);
-            }
-        }
+        Frame::Data(header, payload) => handle_data(process, &header, &mut [payload])?,
         Frame::Credit(credit) => {
             if let Some(relay) = outlet.stream(credit.stream)
                 && from_consumer(credit.stream)?

@@ -214,12 +214,17 @@ impl Relay {
 
     /// Bytes from the producer's side, which begin at `offset`.
     pub(crate) fn data(self: &Rc<Self>, offset: u64, payload: Bytes, fin: bool) {
+        self.data_in_pieces(offset, &mut [payload], fin);
+    }
+
+    /// The same, of bytes that lie in several pieces, which are moved out.
+    pub(crate) fn data_in_pieces(self: &Rc<Self>, offset: u64, pieces: &mut [Bytes], fin: bool) {
         let fault = {
             let mut state = self.state.borrow_mut();
             if state.over {
                 return;
             }
-            let end = offset.saturating_add(payload.len() as u64);
+            let end = offset.saturating_add(pieces.iter().map(Bytes::len).sum::<usize>() as u64);
             if state.accepted.is_none() {
                 Some((Code::Protocol, "bytes came before the stream was accepted".to_owned()))
             } else if state.fin_taken {
@@ -231,7 +236,9 @@ impl Relay {
             } else {
                 state.taken = end;
                 state.fin_taken = fin;
-                state.waiting.push(payload);
+                for piece in pieces {
+                    state.waiting.push(std::mem::take(piece));
+                }
                 if state.content() > state.allowed {
                     state.note_wanted();
                 }

@@ -6,11 +6,11 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     fmt,
     rc::{Rc, Weak},
 };
 
+use hashbrown::HashMap;
 use trunkline_session::{CreditPolicy, Grant, Reclaim, SharedBudget, SharedBudgetConfig};
 
 use super::{Relay, ticks::Ticks};

@@ -2,12 +2,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     rc::{Rc, Weak},
     time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
+use hashbrown::HashMap;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, TransportErrorCode, VarInt};
 use tokio::{
     sync::Notify,

@@ -6,7 +6,7 @@
 use std::{
     array,
     cell::RefCell,
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     convert::Infallible,
     future::poll_fn,
     pin::pin,
@@ -21,6 +21,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
+use hashbrown::HashMap;
 use quinn::{ReadError, RecvStream};
 use tokio::{task::spawn_local, time::sleep};
 use trunkline_proto::{

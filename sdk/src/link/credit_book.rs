@@ -1,11 +1,11 @@
 //! The credit that the process grants to the streams that it receives.
 
 use std::{
-    collections::HashMap,
     mem,
     sync::{Arc, Mutex},
 };
 
+use hashbrown::HashMap;
 use trunkline_proto::id::JobName;
 use trunkline_session::{Cap, CreditPolicy, Grant, Reclaim};
 

@@ -29,12 +29,12 @@ impl<T: Transport> Link<T> {
         match frame {
             Frame::Data(header, payload) => {
                 if let Some(Receiving { cell, .. }) = self.receivers.get(&header.stream) {
-                    cell.handle_data(&self.shared, &header, payload);
+                    self.woken.extend(cell.handle_data(&self.shared, &header, payload));
                 }
             }
             Frame::Credit(credit) => {
                 if let Some(cell) = self.senders.get(&credit.stream)
-                    && cell.handle_credit(&self.shared, &credit)
+                    && cell.handle_credit(&self.shared, &credit, &mut self.woken)
                     && let Some(cell) = self.senders.remove(&credit.stream)
                 {
                     self.tell_lost_sent(&cell);

@@ -1,11 +1,12 @@
 //! What a gather is told, in the order in which it arrived.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
 };
 
+use hashbrown::HashMap;
 use trunkline_proto::id::ProducerName;
 
 use super::{BindEnd, ReceiveCell, lock, wake};
@@ -63,11 +64,12 @@ impl GatherQueue {
         inner.live.get(&producer.stream).filter(|cell| *cell.producer == *producer).cloned()
     }
 
-    /// `messages` became whole, or, when `end`, the stream was found to have ended after them.
-    pub(crate) fn push(&self, cell: &Arc<ReceiveCell>, messages: usize, end: bool) {
+    /// `messages` became whole, or, when `end`, the stream was found to have ended after them. Returns whom to wake.
+    #[must_use]
+    pub(crate) fn push(&self, cell: &Arc<ReceiveCell>, messages: usize, end: bool) -> Option<Waker> {
         let mut inner = lock(&self.0);
         if inner.closed {
-            return;
+            return None;
         }
         if messages > 0 {
             match inner.tokens.back_mut() {
@@ -78,9 +80,7 @@ impl GatherQueue {
         if end {
             inner.tokens.push_back(Token { cell: Arc::clone(cell), messages: 0 });
         }
-        let waker = inner.waker.take();
-        drop(inner);
-        wake(waker);
+        inner.waker.take()
     }
 
     /// The bind has ended.

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Instant};
 
 use bytes::Bytes;
-use trunkline_node::embedded::LocalLink;
+use trunkline_node::embedded::{LocalLink, Refusal};
 use trunkline_proto::frame::{DataHeader, Frame};
 
 use super::transport::{Came, Transport};
@@ -42,6 +42,19 @@ impl Local {
     }
 }
 
+impl Local {
+    /// Hands one frame over, unless the node takes no more.
+    fn hand_over(&mut self, payload_bytes: usize, hand: impl FnOnce(&LocalLink) -> Result<(), Refusal>) {
+        self.pushed += 1;
+        self.given_bytes += STEP_BYTES + payload_bytes;
+        if self.fault.is_none()
+            && let Err(fault) = hand(&self.link)
+        {
+            self.fault = Some(fault.to_string());
+        }
+    }
+}
+
 impl Transport for Local {
     fn next(&mut self) -> Result<Came, String> {
         loop {
@@ -63,24 +76,12 @@ impl Transport for Local {
     }
 
     fn push(&mut self, frame: Frame) {
-        self.pushed += 1;
-        self.given_bytes += STEP_BYTES + payload_bytes(&frame);
-        if self.fault.is_none()
-            && let Err(fault) = self.link.handle(frame)
-        {
-            self.fault = Some(fault.to_string());
-        }
+        self.hand_over(payload_bytes(&frame), |link| link.handle(frame));
     }
 
     fn push_data(&mut self, header: &DataHeader, pieces: &mut Vec<Bytes>) {
-        let mut offset = header.offset;
-        let mut left = pieces.len();
-        for piece in pieces.drain(..) {
-            left -= 1;
-            let length = piece.len() as u64;
-            self.push(Frame::Data(DataHeader { offset, fin: header.fin && left == 0, ..*header }, piece));
-            offset += length;
-        }
+        self.hand_over(pieces.iter().map(Bytes::len).sum(), |link| link.handle_data(header, pieces));
+        pieces.clear();
     }
 
     fn has_room(&self) -> bool {

@@ -14,7 +14,7 @@ use trunkline_proto::{
 };
 use trunkline_session::{Aborted, Read, ReadBytes, ReceiveHalf, ReceiveOutput};
 
-use super::{BindTally, Cell, Ended, GatherQueue, News, Shared, Verdict, lock};
+use super::{BindTally, Cell, Ended, GatherQueue, News, Shared, Verdict, lock, wake};
 use crate::{metrics::Counters, receiver::ProducerInfo};
 
 /// The receiving end of one stream.
@@ -185,24 +185,36 @@ impl ReceiveCell {
         lock(&self.inner)
     }
 
-    /// Releases the lock, then says what is to be said.
-    fn settle(self: &Arc<Self>, shared: &Shared, mut inner: MutexGuard<'_, Inner>, delivered: Delivered) {
+    /// Releases the lock, then says what is to be said, and wakes who waits for it.
+    fn settle(self: &Arc<Self>, shared: &Shared, inner: MutexGuard<'_, Inner>, delivered: Delivered) {
+        wake(self.conclude(shared, inner, delivered));
+    }
+
+    /// The same; who is to be woken is the caller's business.
+    #[must_use]
+    fn conclude(
+        self: &Arc<Self>,
+        shared: &Shared,
+        mut inner: MutexGuard<'_, Inner>,
+        delivered: Delivered,
+    ) -> Option<Waker> {
         let news = inner.news();
         inner.count(&shared.counters, &self.tally, news.is_some());
         // What the policy grants in answer goes out in the same CREDIT.
         let queued = news.is_none() && inner.queue();
         drop(inner);
-        match delivered {
-            Delivered::Nothing => {}
-            Delivered::Wake(waker) => waker.wake(),
+        let waker = match delivered {
+            Delivered::Nothing => None,
+            Delivered::Wake(waker) => Some(waker),
             Delivered::Gather { queue, messages, end } => queue.push(self, messages, end),
-        }
+        };
         if queued {
             shared.ready.control(Cell::Receive(Arc::clone(self)));
         } else if news.is_some() {
             shared.tell(self.id, news);
             self.queue(shared);
         }
+        waker
     }
 
     /// Enters the cell in the control list if it has something to say.
@@ -367,12 +379,19 @@ impl ReceiveCell {
         shared.tell(self.id, Some(News::Wanted(wanted)));
     }
 
-    pub(crate) fn handle_data(self: &Arc<Self>, shared: &Shared, header: &DataHeader, payload: Bytes) {
+    /// Bytes have come. Returns whom to wake.
+    #[must_use]
+    pub(crate) fn handle_data(
+        self: &Arc<Self>,
+        shared: &Shared,
+        header: &DataHeader,
+        payload: Bytes,
+    ) -> Option<Waker> {
         shared.counters.data_frames_received.increment();
         let mut inner = self.lock();
         let messages = inner.half.handle_data(header, payload);
         let delivered = inner.deliver(messages);
-        self.settle(shared, inner, delivered);
+        self.conclude(shared, inner, delivered)
     }
 
     /// The stream ended by another's wish.

@@ -1,12 +1,14 @@
 //! The loop of the link's thread: read and dispatch, ask the ready cells for output, write, wait.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
+    task::Waker,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use trunkline_proto::{
     frame::{DATA_BYTES_MAX, DataHeader, Frame},
     id::NodeId,
@@ -59,6 +61,8 @@ pub(super) struct Link<T> {
     close_by: Option<Instant>,
     /// For the pieces of one DATA frame; empty between turns.
     pieces: Vec<Bytes>,
+    /// Tasks of the application for which something has come in this turn of reading.
+    pub(super) woken: Vec<Waker>,
 }
 
 /// A stream to this process.
@@ -105,6 +109,7 @@ impl<T: Transport> Link<T> {
             tick_at: now,
             close_by: None,
             pieces: Vec::new(),
+            woken: Vec::new(),
         }
     }
 
@@ -180,7 +185,16 @@ impl<T: Transport> Link<T> {
     }
 
     /// Reads and dispatches; returns whether there may be more.
+    ///
+    /// Tasks are woken at the end: to wake a thread of the application costs more than all else that a small message does, and
+    /// one that was woken for the first of many would be asleep again before the second.
     fn read(&mut self) -> Result<bool, String> {
+        let read = self.read_frames();
+        wake(self.woken.drain(..));
+        read
+    }
+
+    fn read_frames(&mut self) -> Result<bool, String> {
         loop {
             match self.transport.next()? {
                 Came::Frame(frame) => self.dispatch(frame)?,

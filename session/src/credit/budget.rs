@@ -33,8 +33,9 @@ mod account;
 mod pool;
 mod reclaim;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use hashbrown::HashMap;
 use hashlink::LinkedHashSet;
 
 use super::{

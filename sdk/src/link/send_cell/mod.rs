@@ -431,22 +431,20 @@ impl SendCell {
         wake(waker);
     }
 
-    /// Returns whether the stream is over.
-    pub(crate) fn handle_credit(self: &Arc<Self>, shared: &Shared, credit: &Credit) -> bool {
+    /// Returns whether the stream is over. Whom to wake is added to `woken`.
+    pub(crate) fn handle_credit(self: &Arc<Self>, shared: &Shared, credit: &Credit, woken: &mut Vec<Waker>) -> bool {
         let mut inner = self.lock();
         inner.half.handle_credit(credit);
         // What was freed is given back first: the held message may need it.
-        let mut wakers = inner.settle(shared);
-        wakers.extend(inner.advance(shared, self));
+        woken.extend(inner.settle(shared));
+        woken.extend(inner.advance(shared, self));
         let over = inner.half.is_over();
         // Over, and with something to say, when the credit contradicted what was sent.
         let control = over && inner.half.has_output() && inner.queue_control();
         let data = !over && inner.queue_data();
-        let waker = inner.due();
+        woken.extend(inner.due());
         drop(inner);
         self.queue(shared, control, data);
-        wake(waker);
-        wake(wakers);
         over && !control
     }
 
