@@ -13,7 +13,7 @@ use std::{
 use hashbrown::HashMap;
 use tokio::sync::Notify;
 use trunkline_proto::{frame::Frame, id::JobId};
-use trunkline_session::Schedule;
+use trunkline_session::{Schedule, Turn};
 
 use crate::relay::{Relay, Side};
 
@@ -27,8 +27,8 @@ pub(crate) enum Next {
     Frame(Frame),
     /// A relay has news for this connection, which is its end on that side.
     News(Rc<Relay>, Side),
-    /// A relay has data, of which it may send so many bytes now.
-    Data(Rc<Relay>, usize),
+    /// A relay has data, and its turn to send some.
+    Data(Turn<Rc<Relay>>),
 }
 
 /// News of streams that have ended are looked through for what is moot once there are so many.
@@ -148,8 +148,7 @@ impl Outlet {
         if let Some(control) = self.next_control() {
             return Some(control);
         }
-        let (relay, quantum) = self.data.borrow_mut().next_turn()?;
-        Some(Next::Data(relay, quantum))
+        self.data.borrow_mut().next_turn().map(Next::Data)
     }
 
     /// What to write next of control alone.

@@ -31,7 +31,7 @@ mod send;
 
 pub use credit::{Cap, CreditPolicy, Grant, Reclaim, SharedBudget, SharedBudgetConfig};
 pub use receive::{Read, ReadBytes, ReceiveHalf, ReceiveOutput};
-pub use schedule::Schedule;
+pub use schedule::{Schedule, Turn};
 pub use send::{Finished, SendHalf, SendOutput, WriteError, encoded_bytes};
 
 use trunkline_proto::code::Code;

@@ -27,6 +27,17 @@ pub struct Schedule<J, T> {
     items: usize,
 }
 
+/// A turn of one item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn<T> {
+    /// Whose it is.
+    pub item: T,
+    /// How many bytes it may send.
+    pub quantum: usize,
+    /// Whether it had nothing to send before.
+    pub is_fresh: bool,
+}
+
 #[derive(Debug)]
 struct Job<T> {
     /// As the item said that became active last.
@@ -70,9 +81,8 @@ impl<J: Clone + Eq + Hash, T> Schedule<J, T> {
         self.items == 0
     }
 
-    /// Whose turn it is, and how many bytes it may send. The item is no longer in here; tell [`Schedule::served`] what
-    /// it took, and requeue it if it has more.
-    pub fn next_turn(&mut self) -> Option<(T, usize)> {
+    /// Whose turn it is. The item is no longer in here; tell [`Schedule::served`] what it took, and requeue it if it has more.
+    pub fn next_turn(&mut self) -> Option<Turn<T>> {
         let quantum = (ROUND_BYTES / self.items.max(1)).clamp(QUANTUM_BYTES_MIN, QUANTUM_BYTES_MAX);
         loop {
             let name = self.turns.front()?;
@@ -96,7 +106,7 @@ impl<J: Clone + Eq + Hash, T> Schedule<J, T> {
                 job.fresh.pop_front()?
             };
             self.items -= 1;
-            return Some((item, quantum));
+            return Some(Turn { item, quantum, is_fresh: !steady });
         }
     }
 
@@ -151,7 +161,7 @@ mod tests {
     ) -> BTreeMap<(&'static str, u32), usize> {
         let mut took = BTreeMap::new();
         for _ in 0..turns {
-            let Some((item, quantum)) = schedule.next_turn() else { break };
+            let Some(Turn { item, quantum, .. }) = schedule.next_turn() else { break };
             schedule.served(&item.0, quantum);
             schedule.requeue(&item.0, Weight::MIN, item);
             *took.entry(item).or_default() += quantum;
@@ -195,7 +205,7 @@ mod tests {
         }
         let mut took = BTreeMap::new();
         for _ in 0..8_000 {
-            let ((job, stream), quantum) = schedule.next_turn().unwrap();
+            let Turn { item: (job, stream), quantum, .. } = schedule.next_turn().unwrap();
             schedule.served(&job, quantum);
             let weight = weights.into_iter().find_map(|(name, weight)| (name == job).then_some(weight)).unwrap();
             schedule.requeue(&job, weight, (job, stream));
@@ -213,7 +223,9 @@ mod tests {
         }
         serve(&mut schedule, 3_000);
         schedule.activate(&"job", Weight::MIN, ("job", 5_000));
-        assert_eq!(schedule.next_turn().map(|(item, _)| item.1), Some(5_000));
+        let turn = schedule.next_turn().unwrap();
+        assert_eq!((turn.item.1, turn.is_fresh), (5_000, true));
+        assert!(!schedule.next_turn().unwrap().is_fresh);
     }
 
     #[test]
@@ -225,7 +237,7 @@ mod tests {
         }
         let (mut busy, mut all) = (0, 0);
         for _ in 0..1_000 {
-            let (stream, quantum) = schedule.next_turn().unwrap();
+            let Turn { item: stream, quantum, .. } = schedule.next_turn().unwrap();
             let bytes = if stream == 0 { quantum } else { 16 << 10 };
             schedule.served(&"job", bytes);
             all += bytes;
@@ -257,6 +269,6 @@ mod tests {
         for stream in 0..100_000 {
             schedule.activate(&"job", Weight::MIN, ("job", stream));
         }
-        assert_eq!(schedule.next_turn().map(|(_, quantum)| quantum), Some(QUANTUM_BYTES_MIN));
+        assert_eq!(schedule.next_turn().map(|turn| turn.quantum), Some(QUANTUM_BYTES_MIN));
     }
 }

@@ -10,6 +10,7 @@ use trunkline_proto::{
     message::{Abort, Accept, Incoming, Open},
     outgoing::Outgoing,
 };
+use trunkline_session::Turn;
 
 use super::process::Process;
 use crate::{
@@ -66,7 +67,7 @@ pub(crate) fn push(process: &Process, next: Next, sink: &mut impl FrameSink) {
         Next::Frame(frame) => sink.push_control(frame),
         Next::News(relay, Side::Up) => push_up(&relay, sink),
         Next::News(relay, Side::Down) => push_down(process, &relay, sink),
-        Next::Data(relay, quantum) => {
+        Next::Data(Turn { item: relay, quantum, .. }) => {
             let Some(mut taken) = relay.take_data(quantum.min(FRAME_BYTES)) else { return };
             let stream = relay.end(Side::Down).and_then(|end| end.stream).unwrap_or_default();
             let header = DataHeader { stream, offset: taken.offset, epoch: relay.open.epoch, fin: taken.fin };

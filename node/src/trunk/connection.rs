@@ -38,6 +38,8 @@ use crate::{
 const CONTROL_PRIORITY: i32 = 2;
 /// How much the send window grows for the moment of a control write.
 const CONTROL_ALLOWANCE_BYTES: u64 = 64 * 1024;
+/// The same for small messages. Less than for control, which comes first also when there are many of these.
+const SMALL_ALLOWANCE_BYTES: u64 = 32 * 1024;
 /// What is read of a control stream at once.
 const CONTROL_READ_BYTES: usize = 16 * 1024;
 /// How often a connection is looked at for whether it should end.
@@ -75,6 +77,8 @@ pub(crate) struct Trunk {
     pub(super) send_window_bytes: Cell<u64>,
     /// Since when a control write waits, if one does.
     pub(super) control_waits: Cell<Option<Instant>>,
+    /// Whether a small message waits.
+    pub(super) small_waits: Cell<bool>,
     /// How many streams the peer may have open.
     permitted: Cell<u32>,
 }
@@ -86,6 +90,23 @@ pub(super) struct TrunkStream {
     pub(super) is_unopened: bool,
     /// Whether the peer was found not to want what is written.
     pub(super) is_stopped: bool,
+    /// What QUIC was last told: a look here is cheaper than the connection's lock.
+    priority: i32,
+}
+
+impl TrunkStream {
+    /// A half of which nothing was written; with `is_unopened`, the OPEN is to be.
+    pub(super) fn new(send: Sending, is_unopened: bool) -> Self {
+        Self { send, is_unopened, is_stopped: false, priority: 0 }
+    }
+
+    /// From now on, whatever is written goes ahead of all that has less priority.
+    pub(super) fn set_priority(&mut self, priority: i32) {
+        if std::mem::replace(&mut self.priority, priority) != priority {
+            // It fails only for a stream that was stopped, and the next write says so.
+            let _ = self.send.stream().set_priority(priority);
+        }
+    }
 }
 
 /// A sending half that is reset when it is dropped. quinn would finish it: a cancelled task would look like a clean end.
@@ -266,6 +287,7 @@ impl Trunk {
             ingress: RefCell::default(),
             ingress_pool_bytes: config.limits.ingress_pool_bytes,
             control_waits: Cell::new(None),
+            small_waits: Cell::new(false),
             permitted: Cell::new(config.trunk.streams_initial),
         })
     }
@@ -291,10 +313,12 @@ impl Trunk {
         }
     }
 
-    /// Tells QUIC how much it may hold: more for the moment of a control write, which must not wait behind data.
+    /// Tells QUIC how much it may hold: more for the moment of a control write or a small message, which must not wait behind
+    /// bulk.
     pub(super) fn apply_send_window(&self) {
-        let allowance = if self.control_waits.get().is_some() { CONTROL_ALLOWANCE_BYTES } else { 0 };
-        self.connection.set_send_window(self.send_window_bytes.get() + allowance);
+        let control = if self.control_waits.get().is_some() { CONTROL_ALLOWANCE_BYTES } else { 0 };
+        let small = if self.small_waits.get() { SMALL_ALLOWANCE_BYTES } else { 0 };
+        self.connection.set_send_window(self.send_window_bytes.get() + control + small);
     }
 
     /// Permits the peer more streams once it has opened three quarters of those permitted.
@@ -418,7 +442,7 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
             return send.reset(code);
         }
     };
-    trunk.streams.borrow_mut().insert(relay.number, TrunkStream { send, is_unopened: false, is_stopped: false });
+    trunk.streams.borrow_mut().insert(relay.number, TrunkStream::new(send, false));
     trunk.readers.forward(&relay, recv, decoder.into_remainder().freeze());
     trunk.permit(node.config.limits.streams_max);
 }

@@ -17,6 +17,7 @@ use trunkline_proto::{
     frame::Frame,
     message::{Abort, Accept, Credit, Limit, Open, Reclaim, Want},
 };
+use trunkline_session::Turn;
 
 use super::{
     connection::{Sending, TO_OPEN_MIN, Trunk, TrunkStream},
@@ -29,11 +30,17 @@ use crate::{
 
 /// Frames for the control stream are written when so many bytes of them have been gathered, or no more come.
 const FRAMES_BYTES_MAX: usize = 64 * 1024;
-/// What is written before QUIC gets to send it. QUIC takes a packet's worth of each stream in turn, of all that it was
-/// given: of more streams at once, each would arrive in more pieces.
-const BURST_BYTES: usize = 64 * 1024;
-/// Priority of a stream's reverse half, which carries credit; data has 0, the control stream more.
+/// What is written of several streams before QUIC gets to send it. QUIC takes a packet's worth of each in turn, of all that it
+/// was given: of more streams at once, each would arrive in more pieces.
+const BURST_BYTES: usize = 256 * 1024;
+/// So much of a stream that had nothing to send before goes ahead of bulk inside QUIC too. A longer message is bulk.
+const SMALL_BYTES: usize = 4 * 1024;
+/// Priority of a stream's reverse half, which carries credit; the control stream has more.
 const CREDIT_PRIORITY: i32 = 1;
+/// Priority of a small message.
+const SMALL_PRIORITY: i32 = 0;
+/// Priority of bulk.
+const BULK_PRIORITY: i32 = -1;
 
 /// Opens QUIC streams for relays that want one. Apart from the writer, because the peer may not permit one yet.
 pub(super) async fn open(trunk: &Rc<Trunk>) -> ConnectionError {
@@ -58,7 +65,7 @@ pub(super) async fn open(trunk: &Rc<Trunk>) -> ConnectionError {
             continue;
         }
         let stream = u64::from(recv.id());
-        trunk.streams.borrow_mut().insert(relay.number, TrunkStream { send, is_unopened: true, is_stopped: false });
+        trunk.streams.borrow_mut().insert(relay.number, TrunkStream::new(send, true));
         trunk.readers.reverse(&relay, recv);
         relay.name_down(stream);
     }
@@ -73,6 +80,29 @@ pub(super) async fn run(trunk: &Rc<Trunk>, control: SendStream) -> String {
     }
 }
 
+/// What was written since QUIC got to send.
+#[derive(Default)]
+struct Burst {
+    bytes: usize,
+    /// The relay that was written last.
+    last: Option<u64>,
+    /// Whether it was not the only one.
+    is_mixed: bool,
+}
+
+impl Burst {
+    /// So many bytes of a relay were written. Returns whether the burst is over.
+    fn add(&mut self, number: u64, bytes: usize) -> bool {
+        self.is_mixed |= self.last.replace(number).is_some_and(|last| last != number);
+        self.bytes += bytes;
+        let is_over = self.is_mixed && self.bytes >= BURST_BYTES;
+        if is_over {
+            *self = Self::default();
+        }
+        is_over
+    }
+}
+
 struct Pump {
     trunk: Rc<Trunk>,
     control: SendStream,
@@ -82,14 +112,13 @@ struct Pump {
 
 impl Pump {
     async fn run(&mut self) -> Result<std::convert::Infallible, WriteError> {
-        let mut burst_bytes = 0;
+        let mut burst = Burst::default();
         loop {
             self.serve_control().await?;
             match self.trunk.outlet.next() {
-                Some(Next::Data(relay, quantum)) => {
-                    burst_bytes += self.serve_data(relay, quantum).await?;
-                    if burst_bytes >= BURST_BYTES {
-                        burst_bytes = 0;
+                Some(Next::Data(turn)) => {
+                    let number = turn.item.number;
+                    if burst.add(number, self.serve_data(turn).await?) {
                         yield_now().await;
                     }
                 }
@@ -176,8 +205,7 @@ impl Pump {
         let Some(mut half) = half else { return Ok(()) };
         let mut frames = BytesMut::new();
         if let Some(accept) = news.accept {
-            // It fails only for a stream that was stopped, and the next write says so.
-            let _ = half.send.stream().set_priority(CREDIT_PRIORITY);
+            half.set_priority(CREDIT_PRIORITY);
             Frame::from(Accept { stream: 0, ..accept }).encode(&mut frames);
         }
         if let Some(credit) = news.credit {
@@ -215,18 +243,50 @@ impl Pump {
     }
 
     /// Gives a stream its turn. Returns how many bytes it took.
-    async fn serve_data(&mut self, relay: Rc<Relay>, quantum: usize) -> Result<usize, WriteError> {
+    async fn serve_data(&mut self, turn: Turn<Rc<Relay>>) -> Result<usize, WriteError> {
+        let Turn { item: relay, quantum, is_fresh } = turn;
         let half = self.trunk.streams.borrow_mut().remove(&relay.number);
         let Some(mut half) = half else { return Ok(0) };
         let Some(mut taken) = relay.take_data(quantum) else {
             self.trunk.streams.borrow_mut().insert(relay.number, half);
             return Ok(0);
         };
+        let is_small = is_fresh && taken.bytes <= SMALL_BYTES;
+        half.set_priority(if is_small { SMALL_PRIORITY } else { BULK_PRIORITY });
+        let written = self.write_pieces(&relay, half, &mut taken.pieces, is_small).await;
+        if self.trunk.small_waits.replace(false) {
+            self.trunk.apply_send_window();
+        }
+        let Some((mut half, is_whole)) = written? else { return Ok(taken.bytes) };
+        let more = relay.passed();
+        self.trunk.outlet.served(&relay, taken.bytes, more);
+        if taken.fin && is_whole && !relay.is_over() {
+            // The last byte is written. The half stays until the consumer's last word, which the reader hears.
+            let _ = half.send.stream().finish();
+        }
+        self.trunk.streams.borrow_mut().insert(relay.number, half);
+        Ok(taken.bytes)
+    }
+
+    /// Writes pieces of a stream, small ones without waiting behind bulk for room in QUIC's pool. Returns the half, and
+    /// whether everything was written; nothing when the stream has ended meanwhile.
+    async fn write_pieces(
+        &mut self,
+        relay: &Rc<Relay>,
+        mut half: TrunkStream,
+        pieces: &mut [Bytes],
+        is_small: bool,
+    ) -> Result<Option<(TrunkStream, bool)>, WriteError> {
         let mut begun = 0;
-        while begun < taken.pieces.len() && !relay.is_over() {
+        while begun < pieces.len() && !relay.is_over() {
             let written = tokio::select! {
                 biased;
-                written = half.send.stream().write_chunks(&mut taken.pieces[begun..]) => written,
+                written = half.send.stream().write_chunks(&mut pieces[begun..]) => written,
+                () = std::future::ready(()), if is_small && !self.trunk.small_waits.get() => {
+                    self.trunk.small_waits.set(true);
+                    self.trunk.apply_send_window();
+                    continue;
+                }
                 // Control overtakes; the stream that is out of the table for this turn is not among its business, but
                 // for its own end.
                 () = self.trunk.outlet.changed() => {
@@ -234,7 +294,7 @@ impl Pump {
                         self.trunk.streams.borrow_mut().insert(relay.number, half);
                         self.serve_control().await?;
                         let back = self.trunk.streams.borrow_mut().remove(&relay.number);
-                        let Some(back) = back else { return Ok(taken.bytes) };
+                        let Some(back) = back else { return Ok(None) };
                         half = back;
                     }
                     continue;
@@ -245,21 +305,13 @@ impl Pump {
                 Err(WriteError::ConnectionLost(error)) => return Err(error.into()),
                 Err(error) => {
                     if !std::mem::replace(&mut half.is_stopped, true) {
-                        reader::after_reset(&relay, Side::Down, stopped(&error));
+                        reader::after_reset(relay, Side::Down, stopped(&error));
                     }
                     break;
                 }
             }
         }
-        let more = relay.passed();
-        self.trunk.outlet.served(&relay, taken.bytes, more);
-        let done = taken.fin && begun == taken.pieces.len() && !relay.is_over();
-        if done {
-            // The last byte is written. The half stays until the consumer's last word, which the reader hears.
-            let _ = half.send.stream().finish();
-        }
-        self.trunk.streams.borrow_mut().insert(relay.number, half);
-        Ok(taken.bytes)
+        Ok(Some((half, begun == pieces.len())))
     }
 }
 

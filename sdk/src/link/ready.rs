@@ -112,7 +112,7 @@ impl Ready {
         let unheard = lists.serve(served);
         let turn = match lists.control.pop_front() {
             Some(cell) => Some(Turn::Control(cell)),
-            None => lists.data.next_turn().map(|(cell, quantum)| Turn::Data(cell, quantum)),
+            None => lists.data.next_turn().map(|turn| Turn::Data(turn.item, turn.quantum)),
         };
         drop(lists);
         drop(unheard);
@@ -186,8 +186,8 @@ impl Ready {
     pub(crate) fn take_all(&self) -> Vec<Cell> {
         let mut lists = self.lock();
         let mut cells: Vec<Cell> = lists.control.drain(..).collect();
-        while let Some((cell, _)) = lists.data.next_turn() {
-            cells.push(Cell::Send(cell));
+        while let Some(turn) = lists.data.next_turn() {
+            cells.push(Cell::Send(turn.item));
         }
         cells
     }
