@@ -24,7 +24,7 @@ use trunkline_proto::{
     message::{Abort, Open, TrunkHello},
 };
 
-use super::{pump, reader::Readers};
+use super::{pump, reader::Readers, window::WINDOW_BYTES_MIN};
 use crate::{
     bindings::Refusal,
     config::NodeConfig,
@@ -73,8 +73,10 @@ pub(crate) struct Trunk {
     /// At how many of them those that have ended are thrown out next.
     pub(super) to_open_look_at: Cell<usize>,
     pub(super) to_open_changed: Notify,
-    /// What QUIC may hold on the way out, but for the moment of a control write.
+    /// What QUIC may hold on the way out at most, but for the moment of a control write.
     pub(super) send_window_bytes: Cell<u64>,
+    /// What is enough for the path.
+    pub(super) path_window_bytes: Cell<u64>,
     /// Since when a control write waits, if one does.
     pub(super) control_waits: Cell<Option<Instant>>,
     /// Whether a small message waits.
@@ -284,6 +286,7 @@ impl Trunk {
             to_open_look_at: Cell::new(TO_OPEN_MIN),
             to_open_changed: Notify::new(),
             send_window_bytes: Cell::new(config.trunk.send_window_bytes),
+            path_window_bytes: Cell::new(WINDOW_BYTES_MIN),
             ingress: RefCell::default(),
             ingress_pool_bytes: config.limits.ingress_pool_bytes,
             control_waits: Cell::new(None),
@@ -318,7 +321,8 @@ impl Trunk {
     pub(super) fn apply_send_window(&self) {
         let control = if self.control_waits.get().is_some() { CONTROL_ALLOWANCE_BYTES } else { 0 };
         let small = if self.small_waits.get() { SMALL_ALLOWANCE_BYTES } else { 0 };
-        self.connection.set_send_window(self.send_window_bytes.get() + control + small);
+        let window = self.send_window_bytes.get().min(self.path_window_bytes.get());
+        self.connection.set_send_window(window + control + small);
     }
 
     /// Permits the peer more streams once it has opened three quarters of those permitted.

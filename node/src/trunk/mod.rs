@@ -6,6 +6,7 @@ mod dial;
 pub(crate) mod endpoint;
 mod pump;
 mod reader;
+mod window;
 
 use std::{
     cell::{Cell, RefCell},

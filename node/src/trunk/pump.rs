@@ -22,6 +22,7 @@ use trunkline_session::Turn;
 use super::{
     connection::{Sending, TO_OPEN_MIN, Trunk, TrunkStream},
     reader,
+    window::PathWindow,
 };
 use crate::{
     outlet::Next,
@@ -73,7 +74,9 @@ pub(super) async fn open(trunk: &Rc<Trunk>) -> ConnectionError {
 
 /// Writes everything that goes to the peer, until the connection or the control stream fails.
 pub(super) async fn run(trunk: &Rc<Trunk>, control: SendStream) -> String {
-    let mut pump = Pump { trunk: Rc::clone(trunk), control, frames: BytesMut::new() };
+    trunk.apply_send_window();
+    let window = PathWindow::new(trunk.connection.rtt(), Instant::now());
+    let mut pump = Pump { trunk: Rc::clone(trunk), control, frames: BytesMut::new(), window };
     match pump.run().await {
         Ok(never) => match never {},
         Err(error) => error.to_string(),
@@ -108,6 +111,7 @@ struct Pump {
     control: SendStream,
     /// Frames for the control stream, gathered.
     frames: BytesMut,
+    window: PathWindow,
 }
 
 impl Pump {
@@ -118,7 +122,9 @@ impl Pump {
             match self.trunk.outlet.next() {
                 Some(Next::Data(turn)) => {
                     let number = turn.item.number;
-                    if burst.add(number, self.serve_data(turn).await?) {
+                    let bytes = self.serve_data(turn).await?;
+                    self.follow_path(bytes);
+                    if burst.add(number, bytes) {
                         yield_now().await;
                     }
                 }
@@ -126,6 +132,15 @@ impl Pump {
                 Some(Next::News(relay, side)) => self.serve_news(&relay, side).await?,
                 None => self.trunk.outlet.changed().await,
             }
+        }
+    }
+
+    /// So many bytes were written: the window may have to be another.
+    fn follow_path(&mut self, bytes: usize) {
+        let trunk = &self.trunk;
+        if let Some(bytes) = self.window.written(bytes, Instant::now(), || trunk.connection.rtt()) {
+            trunk.path_window_bytes.set(bytes);
+            trunk.apply_send_window();
         }
     }
 

@@ -381,12 +381,7 @@ impl ReceiveCell {
 
     /// Bytes have come. Returns whom to wake.
     #[must_use]
-    pub(crate) fn handle_data(
-        self: &Arc<Self>,
-        shared: &Shared,
-        header: &DataHeader,
-        payload: Bytes,
-    ) -> Option<Waker> {
+    pub(crate) fn handle_data(self: &Arc<Self>, shared: &Shared, header: &DataHeader, payload: Bytes) -> Option<Waker> {
         shared.counters.data_frames_received.increment();
         let mut inner = self.lock();
         let messages = inner.half.handle_data(header, payload);

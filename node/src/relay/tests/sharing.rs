@@ -2,7 +2,8 @@
 
 use super::*;
 
-const BUDGET: u64 = 64 << 10;
+/// Four turns, with the length of a message in each.
+const BUDGET: u64 = 4 * ((16 << 10) + 4);
 
 /// Streams that share a pool, each accepted with this limit, which its producer has been told.
 struct Shared {
