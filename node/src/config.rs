@@ -242,8 +242,8 @@ pub struct TrunkConfig {
     /// `idle_timeout_ms`, 1,000 to 600,000, default 9,000: silence after which a trunk is dead.
     pub idle_timeout: Duration,
     /// `send_window_bytes`, 64 KiB to 1 GiB, default 1 MiB, or 8 MiB in the profile `wan`: what one trunk holds inside
-    /// QUIC, sent and not acknowledged or not yet sent. About twice bandwidth × delay: less is slow, more makes small
-    /// messages wait.
+    /// QUIC at most, sent and not acknowledged or not yet sent. Within it the window follows the path: twice bandwidth ×
+    /// delay, 256 KiB at least. Less would be slow, more would make small messages wait.
     pub send_window_bytes: u64,
     /// `send_windows_bytes`, 64 KiB to 64 GiB, default 256 MiB: what all trunks together hold inside QUIC on the way
     /// out. Each has an equal part of it, `send_window_bytes` at most and 64 KiB at least.
