@@ -243,7 +243,7 @@ pub struct TrunkConfig {
     pub idle_timeout: Duration,
     /// `send_window_bytes`, 64 KiB to 1 GiB, default 1 MiB, or 8 MiB in the profile `wan`: what one trunk holds inside
     /// QUIC at most, sent and not acknowledged or not yet sent. Within it the window follows the path: twice bandwidth ×
-    /// delay, 256 KiB at least. Less would be slow, more would make small messages wait.
+    /// delay, and 256 KiB where there is so much. Less would be slow, more would make small messages wait.
     pub send_window_bytes: u64,
     /// `send_windows_bytes`, 64 KiB to 64 GiB, default 256 MiB: what all trunks together hold inside QUIC on the way
     /// out. Each has an equal part of it, `send_window_bytes` at most and 64 KiB at least.

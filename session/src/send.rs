@@ -328,6 +328,12 @@ impl SendHalf {
         self.written
     }
 
+    /// How many bytes of messages have been written, lengths included: what needs credit. The end mark does not.
+    #[must_use]
+    pub fn content(&self) -> u64 {
+        self.final_offset.unwrap_or(self.written)
+    }
+
     // The link's side.
 
     /// The consumer took the stream.

@@ -46,6 +46,7 @@ impl Relay {
             return;
         }
         self.tell_ceiling();
+        self.tell_credit();
         self.answer_if_known(false);
         let due = {
             let state = self.state.borrow();
@@ -177,6 +178,17 @@ impl Relay {
         None
     }
 
+    /// Has the upper side told what is known below, unless that waits for the pool's grant: one word for both.
+    pub(super) fn tell_credit(self: &Rc<Self>) {
+        let tells = {
+            let state = self.state.borrow();
+            state.credit_dirty && !state.awaits_grant()
+        };
+        if tells {
+            self.mark_news(Side::Up);
+        }
+    }
+
     /// The stream has a lower end that allows something: from now on it shares the pool of that end.
     pub(super) fn join_pool(self: &Rc<Self>) {
         let Some(pool) = self.state.borrow().pool.clone() else { return };
@@ -246,6 +258,7 @@ impl Relay {
                 policy.ceiling(number, ceiling);
             });
         });
+        self.tell_credit();
         self.answer_if_known(false);
     }
 
@@ -263,11 +276,13 @@ impl State {
         self.lasting().min(self.granted)
     }
 
-    /// Whether the upper side wants more than it was told of, the side below allows more, and the pool, which knows of both, is
-    /// to grant it.
+    /// Whether the pool is to grant more soon: the upper side has used all that it was told of and wants more, and the side
+    /// below allows more. The pool knows all three, or hears of them when what was taken is passed on. Who has asked what was
+    /// received does not wait for that.
     pub(super) fn awaits_grant(&self) -> bool {
         let is_open = !self.over && self.accept_told && self.reclaiming.is_none() && self.pool.is_some();
-        is_open && self.up_limit() <= self.told_limit && self.told_limit < self.wanted.min(self.ceiling())
+        let is_used = self.content() == self.told_limit && self.up_limit() <= self.told_limit;
+        is_open && !self.asked && is_used && self.told_limit < self.wanted.min(self.ceiling())
     }
 
     /// How far the side below allows the stream to be sent, less what it has asked back.

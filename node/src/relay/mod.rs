@@ -265,23 +265,20 @@ impl Relay {
     /// The producer has bytes up to `wanted`. Passed on also when it says nothing new: it may ask for news of what has
     /// been received.
     pub(crate) fn want(self: &Rc<Self>, want: &Want) {
-        // It wants to know what has been received, and that waits here.
-        let asks;
         {
             let mut state = self.state.borrow_mut();
             if state.over || want.epoch != self.open.epoch {
                 return;
             }
-            asks = want.wanted <= state.wanted && state.credit_dirty;
+            // It wants to know what has been received: what of that waits here is told now, and the answer when it comes.
+            state.asked |= want.wanted <= state.wanted;
             state.wanted = state.wanted.max(want.wanted);
             state.want_dirty = true;
             state.note();
         }
         self.mark_news(Side::Down);
         self.tell_wanted();
-        if asks {
-            self.mark_news(Side::Up);
-        }
+        self.tell_credit();
     }
 
     // From below.
@@ -336,10 +333,8 @@ impl Relay {
         }
         self.mark_data();
         self.tell_ceiling();
-        // What the pool does not grant at once, it grants soon: one word for both.
-        if !self.state.borrow().awaits_grant() {
-            self.mark_news(Side::Up);
-        }
+        self.tell_credit();
+        self.state.borrow_mut().asked = false;
         if self.is_over() {
             events::ended(&self.open, self.snapshot().passed);
             self.leave();
@@ -519,6 +514,7 @@ impl Relay {
         };
         if ends {
             self.leave_pool();
+            self.tell_credit();
         } else {
             self.report();
         }

@@ -50,6 +50,8 @@ pub(super) struct State {
     /// The latest word of the consumer; its limit is in `allowed`.
     pub(super) credit: Credit,
     pub(super) credit_dirty: bool,
+    /// The upper side has asked what was received, and the answer has not come from below.
+    pub(super) asked: bool,
     /// How far the side below lets the stream be passed on.
     pub(super) allowed: u64,
     /// The last time that the side below asked for credit back.
@@ -101,6 +103,7 @@ impl State {
             accept_told: false,
             credit,
             credit_dirty: false,
+            asked: false,
             allowed: 0,
             owed: None,
             limit_due: None,

@@ -92,6 +92,8 @@ pub(super) struct TrunkStream {
     pub(super) is_unopened: bool,
     /// Whether the peer was found not to want what is written.
     pub(super) is_stopped: bool,
+    /// Whether its last turn was one of bulk.
+    pub(super) is_bulk: bool,
     /// What QUIC was last told: a look here is cheaper than the connection's lock.
     priority: i32,
 }
@@ -99,7 +101,7 @@ pub(super) struct TrunkStream {
 impl TrunkStream {
     /// A half of which nothing was written; with `is_unopened`, the OPEN is to be.
     pub(super) fn new(send: Sending, is_unopened: bool) -> Self {
-        Self { send, is_unopened, is_stopped: false, priority: 0 }
+        Self { send, is_unopened, is_stopped: false, is_bulk: false, priority: 0 }
     }
 
     /// From now on, whatever is written goes ahead of all that has less priority.
@@ -321,8 +323,9 @@ impl Trunk {
     pub(super) fn apply_send_window(&self) {
         let control = if self.control_waits.get().is_some() { CONTROL_ALLOWANCE_BYTES } else { 0 };
         let small = if self.small_waits.get() { SMALL_ALLOWANCE_BYTES } else { 0 };
-        let window = self.send_window_bytes.get().min(self.path_window_bytes.get());
-        self.connection.set_send_window(window + control + small);
+        // When a path has become slow, QUIC may hold more than is enough for it now.
+        let enough = if control + small > 0 { u64::MAX } else { self.path_window_bytes.get() };
+        self.connection.set_send_window(self.send_window_bytes.get().min(enough) + control + small);
     }
 
     /// Permits the peer more streams once it has opened three quarters of those permitted.

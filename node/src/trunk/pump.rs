@@ -34,8 +34,9 @@ const FRAMES_BYTES_MAX: usize = 64 * 1024;
 /// What is written of several streams before QUIC gets to send it. QUIC takes a packet's worth of each in turn, of all that it
 /// was given: of more streams at once, each would arrive in more pieces.
 const BURST_BYTES: usize = 256 * 1024;
-/// So much of a stream that had nothing to send before goes ahead of bulk inside QUIC too. A longer message is bulk.
-const SMALL_BYTES: usize = 4 * 1024;
+/// So much at most of a stream that had nothing to send before goes ahead of bulk inside QUIC too, unless its last turn was
+/// bulk itself: that may lie there still. Less than what a stream is given unasked, with which a long message may begin.
+const SMALL_BYTES: usize = 2 * 1024;
 /// Priority of a stream's reverse half, which carries credit; the control stream has more.
 const CREDIT_PRIORITY: i32 = 1;
 /// Priority of a small message.
@@ -76,7 +77,7 @@ pub(super) async fn open(trunk: &Rc<Trunk>) -> ConnectionError {
 pub(super) async fn run(trunk: &Rc<Trunk>, control: SendStream) -> String {
     trunk.apply_send_window();
     let window = PathWindow::new(trunk.connection.rtt(), Instant::now());
-    let mut pump = Pump { trunk: Rc::clone(trunk), control, frames: BytesMut::new(), window };
+    let mut pump = Pump { trunk: Rc::clone(trunk), control, frames: BytesMut::new(), window, has_waited: false };
     match pump.run().await {
         Ok(never) => match never {},
         Err(error) => error.to_string(),
@@ -112,6 +113,8 @@ struct Pump {
     /// Frames for the control stream, gathered.
     frames: BytesMut,
     window: PathWindow,
+    /// A write of data has had to wait since the window was looked at last.
+    has_waited: bool,
 }
 
 impl Pump {
@@ -138,7 +141,8 @@ impl Pump {
     /// So many bytes were written: the window may have to be another.
     fn follow_path(&mut self, bytes: usize) {
         let trunk = &self.trunk;
-        if let Some(bytes) = self.window.written(bytes, Instant::now(), || trunk.connection.rtt()) {
+        let has_waited = std::mem::take(&mut self.has_waited);
+        if let Some(bytes) = self.window.written(bytes, has_waited, Instant::now(), || trunk.connection.rtt()) {
             trunk.path_window_bytes.set(bytes);
             trunk.apply_send_window();
         }
@@ -266,7 +270,8 @@ impl Pump {
             self.trunk.streams.borrow_mut().insert(relay.number, half);
             return Ok(0);
         };
-        let is_small = is_fresh && taken.bytes <= SMALL_BYTES;
+        let is_bulk = !is_fresh || taken.bytes > SMALL_BYTES;
+        let is_small = !(is_bulk || std::mem::replace(&mut half.is_bulk, is_bulk));
         half.set_priority(if is_small { SMALL_PRIORITY } else { BULK_PRIORITY });
         let written = self.write_pieces(&relay, half, &mut taken.pieces, is_small).await;
         if self.trunk.small_waits.replace(false) {
@@ -292,14 +297,18 @@ impl Pump {
         pieces: &mut [Bytes],
         is_small: bool,
     ) -> Result<Option<(TrunkStream, bool)>, WriteError> {
-        let mut begun = 0;
+        let (mut begun, mut waits) = (0, false);
         while begun < pieces.len() && !relay.is_over() {
             let written = tokio::select! {
                 biased;
                 written = half.send.stream().write_chunks(&mut pieces[begun..]) => written,
-                () = std::future::ready(()), if is_small && !self.trunk.small_waits.get() => {
-                    self.trunk.small_waits.set(true);
-                    self.trunk.apply_send_window();
+                () = std::future::ready(()), if !waits => {
+                    waits = true;
+                    self.has_waited = true;
+                    if is_small {
+                        self.trunk.small_waits.set(true);
+                        self.trunk.apply_send_window();
+                    }
                     continue;
                 }
                 // Control overtakes; the stream that is out of the table for this turn is not among its business, but

@@ -5,7 +5,8 @@
 //! in BBR (Cardwell et al., *BBR: Congestion-Based Congestion Control*, 2016), the bandwidth is estimated by what went
 //! out, the delay by the least round trip that the path has shown: those that are longer have waited behind our own bytes.
 //! A path that becomes longer later is given less than twice its content then, and never less than
-//! [`WINDOW_BYTES_MIN`].
+//! [`WINDOW_BYTES_MIN`]; one that is busy from its first moment on is taken for as long as its own queue, and given all
+//! that the configuration allows.
 
 use std::time::{Duration, Instant};
 
@@ -28,17 +29,27 @@ pub(super) struct PathWindow {
     since: Instant,
     /// Written since then.
     written: u64,
+    /// Something had to wait for room since then: it was the path that was slow, and not who sends.
+    has_waited: bool,
 }
 
 impl PathWindow {
     /// For a path that has shown this round trip while nothing was sent on it.
     pub(super) fn new(rtt: Duration, now: Instant) -> Self {
-        Self { bytes: WINDOW_BYTES_MIN, rtt, since: now, written: 0 }
+        Self { bytes: WINDOW_BYTES_MIN, rtt, since: now, written: 0, has_waited: false }
     }
 
-    /// So many bytes went out. Returns the window when it is to be another from now on; `rtt` is asked at most once.
-    pub(super) fn written(&mut self, bytes: usize, now: Instant, rtt: impl FnOnce() -> Duration) -> Option<u64> {
+    /// So many bytes went out, and had to wait for room or not. Returns the window when it is to be another from now on; `rtt`
+    /// is asked at most once.
+    pub(super) fn written(
+        &mut self,
+        bytes: usize,
+        has_waited: bool,
+        now: Instant,
+        rtt: impl FnOnce() -> Duration,
+    ) -> Option<u64> {
         self.written += bytes as u64;
+        self.has_waited |= has_waited;
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed < MEASURE_MIN {
             return None;
@@ -48,7 +59,7 @@ impl PathWindow {
         if elapsed < smoothed {
             return None;
         }
-        let written = std::mem::take(&mut self.written);
+        let (written, has_waited) = (std::mem::take(&mut self.written), std::mem::take(&mut self.has_waited));
         self.since = now;
         if elapsed > MEASURE_MAX.max(2 * smoothed) {
             return None;
@@ -56,7 +67,11 @@ impl PathWindow {
         let before = self.bytes;
         let twice = 2 * self.rtt.as_nanos() * u128::from(written) / elapsed.as_nanos();
         let wanted = u64::try_from(twice).unwrap_or(u64::MAX).max(WINDOW_BYTES_MIN);
-        let next = if wanted >= before { wanted } else { before - (before - wanted) / SHRINK };
+        let next = match wanted < before {
+            true if has_waited => before - (before - wanted) / SHRINK,
+            true => before,
+            false => wanted,
+        };
         self.bytes = next / STEP_BYTES * STEP_BYTES;
         (self.bytes != before).then_some(self.bytes)
     }
@@ -74,7 +89,7 @@ mod tests {
             let delay = rtt.max(Duration::from_nanos(bytes * 1_000_000_000 / rate));
             *now += Duration::from_millis(1);
             let sent = u128::from(bytes) * 1_000_000 / delay.as_nanos();
-            bytes = window.written(usize::try_from(sent).unwrap(), *now, || delay).unwrap_or(bytes);
+            bytes = window.written(usize::try_from(sent).unwrap(), true, *now, || delay).unwrap_or(bytes);
         }
         bytes
     }
@@ -104,13 +119,30 @@ mod tests {
     }
 
     #[test]
+    fn who_sends_little_without_waiting_keeps_the_window() {
+        let (rtt, mut now) = (Duration::from_millis(80), Instant::now());
+        let mut window = PathWindow::new(rtt, now);
+        window_on(rtt, 100_000_000, 2_000, &mut window, &mut now);
+        // The end of what was measured before.
+        now += rtt;
+        window.written(0, false, now, || rtt);
+        let busy = window.bytes;
+        assert!(busy > 10_000_000, "{busy}");
+        for _ in 0..100 {
+            now += Duration::from_millis(100);
+            assert_eq!(window.written(1_000, false, now, || rtt), None);
+        }
+        assert_eq!(window.bytes, busy);
+    }
+
+    #[test]
     fn a_pause_is_no_measurement() {
         let mut now = Instant::now();
         let rtt = Duration::from_millis(10);
         let mut window = PathWindow::new(rtt, now);
         let busy = window_on(rtt, 1_000_000_000, 1_000, &mut window, &mut now);
         now += Duration::from_secs(60);
-        assert_eq!(window.written(1, now, || rtt), None);
+        assert_eq!(window.written(1, true, now, || rtt), None);
         assert_eq!(window.bytes, busy);
     }
 }

@@ -394,6 +394,8 @@ impl<T> Link<T> {
         for receiving in std::mem::take(&mut self.receivers).into_values() {
             self.tell_lost_received(&receiving);
         }
+        // After a panic there may be some that are in no cell any more.
+        wake(self.woken.drain(..));
         self.shared.subscribers.end(ended);
     }
 }

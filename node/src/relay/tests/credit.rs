@@ -331,3 +331,73 @@ fn cancelling_frees_what_waits_beyond_what_is_allowed() {
         rig.assert_gone();
     }
 }
+
+/// A stream that has used all that it was told of, wants more, and is allowed it below, but not yet by its pool.
+fn waiting_for_its_pool() -> Rig {
+    let rig = Rig::accepted(Some(100), 150);
+    rig.send(0, 100, false);
+    rig.relay.want(&Want { stream: UP, epoch: 0, wanted: 500 });
+    assert!(rig.tell_down().want.is_some());
+    assert_eq!(Rig::entries(&rig.up), 0);
+    rig.credit(0, 0, 300, false);
+    rig
+}
+
+#[test]
+fn what_the_pool_does_not_let_through_yet_is_told_with_its_grant() {
+    let rig = waiting_for_its_pool();
+    assert_eq!(Rig::entries(&rig.up), 0, "the upper side could send nothing by it");
+    assert_eq!(rig.pass(), 100);
+    assert_eq!(rig.tell_up().credit.map(|credit| credit.limit), Some(200), "one word for both");
+    assert_eq!(Rig::entries(&rig.up), 0);
+}
+
+#[test]
+fn whoever_asks_what_was_received_is_told_though_its_pool_grants_nothing() {
+    let rig = waiting_for_its_pool();
+    rig.relay.want(&Want { stream: UP, epoch: 0, wanted: 500 });
+    assert_eq!(rig.tell_up().credit.map(|credit| credit.limit), Some(100), "what waited here");
+    rig.credit(0, 0, 310, false);
+    assert_eq!(rig.tell_up().credit.map(|credit| credit.limit), Some(100), "the answer from below");
+    rig.credit(0, 0, 320, false);
+    assert_eq!(Rig::entries(&rig.up), 0, "what it did not ask for");
+}
+
+#[test]
+fn who_has_not_used_what_it_was_told_of_does_not_wait_for_a_grant() {
+    let rig = Rig::accepted(Some(100), 150);
+    rig.relay.want(&Want { stream: UP, epoch: 0, wanted: 500 });
+    rig.send(0, 60, false);
+    rig.credit(0, 0, 300, false);
+    assert!(rig.tell_up().credit.is_some(), "the pool hears of nothing for which it would grant more");
+}
+
+#[test]
+fn credit_that_was_kept_back_is_told_when_no_grant_can_come() {
+    let rig = waiting_for_its_pool();
+    rig.send(100, END_MARK_BYTES, true);
+    assert!(rig.tell_up().credit.is_some(), "nothing more will come of it");
+
+    let rig = waiting_for_its_pool();
+    rig.reclaim(100);
+    assert!(rig.tell_up().credit.is_some(), "the side below takes back what it was to be granted for");
+}
+
+#[test]
+fn credit_for_who_wants_nothing_and_the_last_word_are_told_at_once() {
+    let rig = Rig::accepted(Some(100), 150);
+    rig.send(0, 100, false);
+    rig.pass();
+    drop(rig.relay.take_up());
+    assert_eq!(Rig::entries(&rig.up), 1);
+    rig.credit(100, 0, 150, false);
+    assert_eq!(rig.tell_up().credit.map(|credit| credit.received), Some(100));
+
+    let rig = waiting_for_its_pool();
+    rig.send(100, END_MARK_BYTES, true);
+    rig.pass();
+    drop(rig.relay.take_up());
+    Rig::entries(&rig.up);
+    rig.credit(100 + MARK, 100, 300, true);
+    assert!(rig.tell_up().credit.is_some_and(|credit| credit.finished));
+}

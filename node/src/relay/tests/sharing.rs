@@ -1,5 +1,7 @@
 //! Many relays that share one pool.
 
+use trunkline_session::SharedBudgetConfig;
+
 use super::*;
 
 /// Four turns, with the length of a message in each.
@@ -169,4 +171,17 @@ fn what_is_promised_to_streams_that_do_not_use_it_is_asked_back_though_nobody_sa
     assert!(told >= 16 << 10, "it was told {told}");
     shared.pour(&hungry, 10 << 20);
     assert_eq!(hungry.snapshot().passed, 10 << 20);
+}
+
+#[test]
+fn a_message_that_a_consumer_lets_in_in_one_turn_is_let_in_here_in_one() {
+    let shared = Shared::new();
+    // The consumer's least turn, and the length of the message.
+    let message = SharedBudgetConfig::default().turn_bytes + 4;
+    for id in 1..=4 {
+        let relay = shared.stream(id, u64::MAX);
+        relay.want(&Want { stream: 0, epoch: 0, wanted: message });
+        shared.settle();
+        assert_eq!(Shared::told(&relay), message, "stream {id} of those that the budget has turns for");
+    }
 }

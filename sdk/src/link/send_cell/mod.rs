@@ -389,7 +389,7 @@ impl SendCell {
         inner.count(&self.shared);
         if std::mem::take(&mut inner.asks) && output.is_none() && !inner.half.is_over() {
             // It wants nothing that it has no credit for: an older limit than the one that the other side gave.
-            output = Some(SendOutput::Want { epoch: 0, wanted: inner.half.written() });
+            output = Some(SendOutput::Want { epoch: 0, wanted: inner.half.content() });
         }
         if output == Some(SendOutput::Open) {
             inner.id = *next_id;
@@ -409,7 +409,7 @@ impl SendCell {
     }
 
     /// The send budget is short: asks the other process to say what it has, if it may have anything that it did not say.
-    /// Any WANT is answered with CREDIT. Returns whether it asks.
+    /// A WANT for nothing new is answered with CREDIT. Returns whether it asks.
     pub(crate) fn ask(self: &Arc<Self>, shared: &Shared) -> bool {
         let mut inner = self.lock();
         let asks = inner.half.unacknowledged_bytes() > 0;
