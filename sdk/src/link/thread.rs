@@ -459,9 +459,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_consumer_whose_end_was_not_written_hears_that_the_link_is_lost() {
-        let shared = Arc::new(Shared::new(&Options {
+    fn shared() -> Arc<Shared> {
+        Arc::new(Shared::new(&Options {
             software: String::new(),
             receive_budget_bytes: 1 << 20,
             job_receive_budgets: BTreeMap::new(),
@@ -470,7 +469,26 @@ mod tests {
             connect_timeout: Duration::MAX,
             retry_within: Duration::ZERO,
             stall_warn: Duration::MAX,
-        }));
+        }))
+    }
+
+    fn link(shared: &Arc<Shared>) -> Link<Deaf> {
+        Link::new(Arc::clone(shared), Deaf, "node-a".try_into().unwrap(), "the deaf node".to_owned())
+    }
+
+    #[test]
+    fn a_task_that_was_to_be_woken_when_the_thread_panicked_is_woken() {
+        let woken = Arc::new(Woken::default());
+        let mut link = link(&shared());
+        link.woken.push(Waker::from(Arc::clone(&woken)));
+        // What unwinding does.
+        drop(link);
+        assert!(woken.0.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_consumer_whose_end_was_not_written_hears_that_the_link_is_lost() {
+        let shared = shared();
         let job = JobId { name: "job".try_into().unwrap(), run: "1".try_into().unwrap() };
         let address = "job/sink@node-a".try_into().unwrap();
         let cell = Arc::new(BindCell::new(job, address, Incarnation::from_bits(1), 1));
@@ -479,8 +497,7 @@ mod tests {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         assert!(cell.poll_closed(&shared, &Context::from_waker(&waker)).is_pending());
-        let node = "node-a".try_into().unwrap();
-        assert!(!Link::new(Arc::clone(&shared), Deaf, node, "the deaf node".to_owned()).run().await);
+        assert!(!link(&shared).run().await);
         assert!(woken.0.load(Ordering::SeqCst), "close() is woken");
         assert!(matches!(cell.poll_closed(&shared, &Context::from_waker(Waker::noop())), Poll::Ready(Err(_))));
     }
