@@ -3,7 +3,8 @@
 //! After fq_codel (RFC 8290 §4): a stream that had nothing to send is served ahead of those that always have, so that a
 //! small message does not wait behind bulk; but after each quantum of such turns one of the others gets its own, so that
 //! streams which run dry in every turn do not keep them out. Busy jobs share by bytes, in proportion to their weights;
-//! within a job each stream gets a quantum a turn. A quantum shrinks as streams become many, so that a round stays short.
+//! within a job each stream gets a quantum a turn. A quantum shrinks as streams become many, so that a round stays short,
+//! but not below a turn of credit.
 
 use std::{collections::VecDeque, hash::Hash};
 

@@ -5,7 +5,7 @@
 //! the order that [`crate::outlet::Outlet`] gives, few of them inside QUIC at a time, and what waits, waits outside.
 //!
 //! Control must not wait behind data in QUIC's own pool either: its streams have a higher priority, and the pool is made
-//! larger for just the moment of its write.
+//! larger for just the moment of its write. So it is with small messages of streams that were quiet, a step below control.
 
 use std::{rc::Rc, time::Instant};
 
