@@ -24,7 +24,11 @@ use trunkline_proto::{
     message::{Abort, Open, TrunkHello},
 };
 
-use super::{pump, reader::Readers, window::WINDOW_BYTES_MIN};
+use super::{
+    pump::{self, Habit},
+    reader::Readers,
+    window::WINDOW_BYTES_MIN,
+};
 use crate::{
     bindings::Refusal,
     config::NodeConfig,
@@ -92,8 +96,7 @@ pub(super) struct TrunkStream {
     pub(super) is_unopened: bool,
     /// Whether the peer was found not to want what is written.
     pub(super) is_stopped: bool,
-    /// Whether its last turn was one of bulk.
-    pub(super) is_bulk: bool,
+    pub(super) habit: Habit,
     /// What QUIC was last told: a look here is cheaper than the connection's lock.
     priority: i32,
 }
@@ -101,7 +104,7 @@ pub(super) struct TrunkStream {
 impl TrunkStream {
     /// A half of which nothing was written; with `is_unopened`, the OPEN is to be.
     pub(super) fn new(send: Sending, is_unopened: bool) -> Self {
-        Self { send, is_unopened, is_stopped: false, is_bulk: false, priority: 0 }
+        Self { send, is_unopened, is_stopped: false, habit: Habit::default(), priority: 0 }
     }
 
     /// From now on, whatever is written goes ahead of all that has less priority.

@@ -84,6 +84,21 @@ pub(super) async fn run(trunk: &Rc<Trunk>, control: SendStream) -> String {
     }
 }
 
+/// Whether a stream's last turn was one of bulk.
+#[derive(Debug, Default)]
+pub(super) struct Habit {
+    was_bulk: bool,
+}
+
+impl Habit {
+    /// Whether so many bytes may go ahead of bulk, which the stream had in this turn; `is_fresh` as in [`Turn`].
+    fn is_small(&mut self, is_fresh: bool, bytes: usize) -> bool {
+        let is_bulk = !is_fresh || bytes > SMALL_BYTES;
+        let was_bulk = std::mem::replace(&mut self.was_bulk, is_bulk);
+        !is_bulk && !was_bulk
+    }
+}
+
 /// What was written since QUIC got to send.
 #[derive(Default)]
 struct Burst {
@@ -270,8 +285,7 @@ impl Pump {
             self.trunk.streams.borrow_mut().insert(relay.number, half);
             return Ok(0);
         };
-        let is_bulk = !is_fresh || taken.bytes > SMALL_BYTES;
-        let is_small = !(is_bulk || std::mem::replace(&mut half.is_bulk, is_bulk));
+        let is_small = half.habit.is_small(is_fresh, taken.bytes);
         half.set_priority(if is_small { SMALL_PRIORITY } else { BULK_PRIORITY });
         let written = self.write_pieces(&relay, half, &mut taken.pieces, is_small).await;
         if self.trunk.small_waits.replace(false) {
@@ -374,5 +388,32 @@ fn stopped(error: &WriteError) -> Code {
     match error {
         WriteError::Stopped(code) => Code::from_wire((*code).into()),
         _ => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_turns_overtake_and_the_tail_of_bulk_does_not() {
+        let mut habit = Habit::default();
+        assert!(habit.is_small(true, SMALL_BYTES));
+        assert!(habit.is_small(true, 1));
+        assert!(!habit.is_small(false, 1), "it had more than its last turn");
+        assert!(!habit.is_small(true, 1), "what preceded it may lie in QUIC still");
+        assert!(habit.is_small(true, 1));
+        assert!(!habit.is_small(true, SMALL_BYTES + 1));
+        assert!(!habit.is_small(true, 1));
+    }
+
+    #[test]
+    fn a_burst_is_over_when_it_is_long_and_of_several_streams() {
+        let mut burst = Burst::default();
+        assert!(!burst.add(1, 10 * BURST_BYTES), "one stream alone");
+        assert!(burst.add(2, 1));
+        assert!(!burst.add(3, BURST_BYTES));
+        assert!(!burst.add(3, 1));
+        assert!(burst.add(2, 1));
     }
 }
