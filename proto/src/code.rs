@@ -55,6 +55,14 @@ macro_rules! codes {
     };
 }
 
+impl Code {
+    /// Whether an ABORT with this code ends the path of a stream, and not the stream, which can be resumed.
+    #[must_use]
+    pub const fn ends_path(self) -> bool {
+        matches!(self, Self::TrunkLost | Self::NodeLost | Self::Superseded)
+    }
+}
+
 codes! {
     /// The application gave the stream up: it cancelled, or dropped an unfinished sender or receiver.
     Cancelled = 1, "cancelled", retryable: false;
@@ -100,6 +108,8 @@ codes! {
     OutcomeUnknown = 21, "outcome_unknown", retryable: false;
     /// The consumer was closed before it took the stream, or before the stream was finished.
     ConsumerClosed = 22, "consumer_closed", retryable: false;
+    /// The stream goes on by another path: a newer epoch of it is in place.
+    Superseded = 23, "superseded", retryable: false;
     /// Something this version has no code for; the text says what.
     Internal = 63, "internal", retryable: false;
 }

@@ -16,8 +16,8 @@ use prost::Message as _;
 use crate::{
     code::Code,
     message::{
-        Abort, Accept, Bind, Bound, Consumed, ConsumedAck, Credit, Drain, Incoming, Limit, LinkHello, Malformed,
-        Message, Open, Reclaim, Refused, Resume, Resumed, TrunkHello, Unbind, Want,
+        Abort, Accept, Bind, Bound, Consumed, Credit, Drain, EndAck, Incoming, Limit, LinkHello, Malformed, Message,
+        Open, Reclaim, Refused, Resume, Resumed, TrunkHello, Unbind, Want,
     },
 };
 
@@ -173,7 +173,7 @@ frames! {
     Limit = 0x34;
     Abort = 0x40;
     Consumed = 0x41;
-    ConsumedAck = 0x42;
+    EndAck = 0x42;
 }
 
 impl Frame {

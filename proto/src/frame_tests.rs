@@ -110,14 +110,30 @@ fn kinds() -> Vec<BoxedStrategy<Frame>> {
     ) -> BoxedStrategy<Frame> {
         message.prop_map(Into::into).boxed()
     }
-    let link_hello = (offer(), text(128), text(64), prop::option::of(name::<NodeId>()), any::<u32>())
-        .prop_map(|(offer, software, cluster, node, pid)| LinkHello { offer, software, cluster, node, pid });
+    let link_hello = (offer(), text(128), text(64), prop::option::of(name::<NodeId>()), any::<u32>(), number())
+        .prop_map(|(offer, software, cluster, node, pid, patience_ms)| LinkHello {
+            offer,
+            software,
+            cluster,
+            node,
+            pid,
+            patience_ms,
+        });
     let trunk_hello =
         (offer(), text(128), number(), number(), number()).prop_map(|(offer, software, boot_id, dial, dials_begun)| {
             TrunkHello { offer, software, boot_id, dial, dials_begun }
         });
-    let bind = (number(), job(), name::<ConsumerName>(), incarnation())
-        .prop_map(|(bind, job, consumer, incarnation)| Bind { bind, job, consumer, incarnation });
+    let awaited = vec(name::<NodeId>(), 0..=128);
+    let bind = (number(), job(), name::<ConsumerName>(), incarnation(), any::<bool>(), awaited).prop_map(
+        |(bind, job, consumer, incarnation, resumes_only, awaited_nodes)| Bind {
+            bind,
+            job,
+            consumer,
+            incarnation,
+            resumes_only,
+            awaited_nodes,
+        },
+    );
     let refused = (number(), code(), text(TEXT_BYTES_MAX)).prop_map(|(bind, code, text)| Refused { bind, code, text });
     let resume = (open(), incarnation()).prop_map(|(open, consumer_incarnation)| Resume { open, consumer_incarnation });
     let accept = (number(), incarnation(), number()).prop_map(|(stream, incarnation, limit)| Accept {
@@ -151,7 +167,8 @@ fn kinds() -> Vec<BoxedStrategy<Frame>> {
         of(number().prop_map(|bind| Bound { bind })),
         of(refused),
         of(number().prop_map(|bind| Unbind { bind })),
-        of((number(), open()).prop_map(|(bind, open)| Incoming { bind, open })),
+        of((number(), open(), prop::option::of(incarnation()))
+            .prop_map(|(bind, open, consumer_incarnation)| Incoming { bind, open, consumer_incarnation })),
         of(open()),
         of(resume),
         of(accept),
@@ -162,7 +179,7 @@ fn kinds() -> Vec<BoxedStrategy<Frame>> {
         of(point().prop_map(|(stream, epoch, limit)| Limit { stream, epoch, limit })),
         of(abort()),
         of(consumed),
-        of(key().prop_map(|key| ConsumedAck { key })),
+        of(number().prop_map(|stream| EndAck { stream })),
         data.boxed(),
     ]
 }
@@ -410,7 +427,7 @@ fn a_message_that_is_not_valid_says_what_is_wrong() {
 
 // ---- docs/wire.md --------------------------------------------------------------------------------------------------
 
-/// A message's name on the page: `ConsumedAck` is CONSUMED_ACK; the two HELLOs say which they are.
+/// A message's name on the page: `EndAck` is END_ACK; the two HELLOs say which they are.
 fn page_name(type_name: &str) -> String {
     match type_name {
         "LinkHello" => return "HELLO (link)".into(),
@@ -518,6 +535,7 @@ fn docs_wire_md_shows_these_very_bytes() {
         cluster: String::new(),
         node: None,
         pid: 4242,
+        patience_ms: 0,
     };
     let open = Open {
         stream: 2,

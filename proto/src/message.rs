@@ -11,13 +11,15 @@ use crate::{
 
 pub use crate::wire::{
     link::v1::{Bound, Unbind},
-    stream::v1::{Credit, Drain, Limit, Reclaim, Resumed, Want},
+    stream::v1::{Credit, Drain, EndAck, Limit, Reclaim, Resumed, Want},
 };
 
 /// The longest text of an ABORT or REFUSED that travels, in bytes; the rest is cut.
 pub const TEXT_BYTES_MAX: usize = 1024;
 /// The most features of a HELLO that are read; the rest is ignored.
 const FEATURES_MAX: usize = 64;
+/// The most awaited nodes of a BIND; the rest is not told, and not read: it is a hint. So many fit into a control message.
+const AWAITED_NODES_MAX: usize = 128;
 /// The longest `software` of a HELLO that is kept, in bytes.
 const SOFTWARE_BYTES_MAX: usize = 128;
 
@@ -105,7 +107,7 @@ pub struct StreamKey {
     pub number: u64,
 }
 
-/// How a stream ended, told when the stream itself is gone.
+/// How a stream ended that has no path, from a process that will not be there to answer when it is resumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consumed {
     /// Which stream.
@@ -116,13 +118,6 @@ pub struct Consumed {
     pub finished: bool,
     /// Why it ended, when not cleanly.
     pub abort: Option<Abort>,
-}
-
-/// Ends the repetition of [`Consumed`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsumedAck {
-    /// Which stream.
-    pub key: StreamKey,
 }
 
 /// The first frame on a local link, both ways.
@@ -138,6 +133,9 @@ pub struct LinkHello {
     pub node: Option<NodeId>,
     /// What the process says its pid is; from the process only. It decides nothing.
     pub pid: u32,
+    /// How long streams wait for a path that was lost, in milliseconds, unless the process has another wish; from the
+    /// node only.
+    pub patience_ms: u64,
 }
 
 /// The first frame on a trunk's control stream, both ways.
@@ -166,6 +164,10 @@ pub struct Bind {
     pub consumer: ConsumerName,
     /// The consumer's life.
     pub incarnation: Incarnation,
+    /// It takes nothing new, and holds no name: streams of this life that exist are to be resumed here.
+    pub resumes_only: bool,
+    /// Nodes of producers whose streams to this life have lost their path. The node may dial them.
+    pub awaited_nodes: Vec<NodeId>,
 }
 
 /// A bind is refused, or ended by the node.
@@ -186,6 +188,8 @@ pub struct Incoming {
     pub bind: u64,
     /// The stream. Its id is chosen by the node.
     pub open: Open,
+    /// When the stream is resumed, and not opened: the consumer's life that it belongs to. `bind` means nothing then.
+    pub consumer_incarnation: Option<Incarnation>,
 }
 
 /// A message that has a generated counterpart: how the two turn into each other.
@@ -209,7 +213,7 @@ macro_rules! plain {
         }
     )+};
 }
-plain!(Bound, Unbind, Credit, Drain, Limit, Reclaim, Resumed, Want);
+plain!(Bound, Unbind, Credit, Drain, EndAck, Limit, Reclaim, Resumed, Want);
 
 /// Cuts a text at a character's border so that it fits `bytes_max`.
 fn cut(text: &str, bytes_max: usize) -> String {
@@ -355,16 +359,6 @@ impl Message for Consumed {
     }
 }
 
-impl Message for ConsumedAck {
-    type Wire = wire::stream::v1::ConsumedAck;
-    fn to_wire(&self) -> Self::Wire {
-        Self::Wire { key: Some(self.key.to_wire()) }
-    }
-    fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
-        Ok(Self { key: StreamKey::from_wire(wire.key)? })
-    }
-}
-
 fn offer_from_wire(version_min: u32, version_max: u32, mut features: Vec<String>) -> Offer {
     features.truncate(FEATURES_MAX);
     Offer { version_min, version_max, features }
@@ -381,6 +375,7 @@ impl Message for LinkHello {
             cluster: self.cluster.clone(),
             node: self.node.as_ref().map(ToString::to_string).unwrap_or_default(),
             pid: self.pid,
+            patience_ms: self.patience_ms,
         }
     }
     fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
@@ -390,6 +385,7 @@ impl Message for LinkHello {
             cluster: wire.cluster,
             node: if wire.node.is_empty() { None } else { Some(wire.node.try_into()?) },
             pid: wire.pid,
+            patience_ms: wire.patience_ms,
         })
     }
 }
@@ -426,14 +422,19 @@ impl Message for Bind {
             job: job_to_wire(&self.job),
             consumer: self.consumer.to_string(),
             incarnation: incarnation_to_wire(self.incarnation),
+            resumes_only: self.resumes_only,
+            awaited_nodes: self.awaited_nodes.iter().take(AWAITED_NODES_MAX).map(ToString::to_string).collect(),
         }
     }
     fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
+        let awaited = wire.awaited_nodes.into_iter().take(AWAITED_NODES_MAX).map(NodeId::try_from);
         Ok(Self {
             bind: wire.bind,
             job: job_from_wire(wire.job)?,
             consumer: wire.consumer.try_into()?,
             incarnation: Incarnation::from_bytes(&wire.incarnation)?,
+            resumes_only: wire.resumes_only,
+            awaited_nodes: awaited.collect::<Result<_, _>>()?,
         })
     }
 }
@@ -451,9 +452,18 @@ impl Message for Refused {
 impl Message for Incoming {
     type Wire = wire::link::v1::Incoming;
     fn to_wire(&self) -> Self::Wire {
-        Self::Wire { bind: self.bind, open: Some(self.open.to_wire()) }
+        Self::Wire {
+            bind: self.bind,
+            open: Some(self.open.to_wire()),
+            consumer_incarnation: self.consumer_incarnation.map(incarnation_to_wire).unwrap_or_default(),
+        }
     }
     fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
-        Ok(Self { bind: wire.bind, open: Open::from_wire(wire.open.ok_or(Malformed::Missing("open"))?)? })
+        let life = wire.consumer_incarnation;
+        Ok(Self {
+            bind: wire.bind,
+            open: Open::from_wire(wire.open.ok_or(Malformed::Missing("open"))?)?,
+            consumer_incarnation: if life.is_empty() { None } else { Some(Incarnation::from_bytes(&life)?) },
+        })
     }
 }

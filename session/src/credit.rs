@@ -38,7 +38,13 @@ pub struct Reclaim {
 /// return `None`: news of one stream may bring grants for others.
 pub trait CreditPolicy: Send {
     /// A stream is accepted. Returns its first limit. With a `cap`, what it holds counts against that too.
-    fn open(&mut self, stream: u64, cap: Option<Cap>) -> u64;
+    fn open(&mut self, stream: u64, cap: Option<Cap>) -> u64 {
+        self.open_at(stream, 0, cap)
+    }
+
+    /// A stream is taken up at an offset: as [`CreditPolicy::open`], of a stream of which everything up to `consumed` was
+    /// consumed, and nothing else was granted.
+    fn open_at(&mut self, stream: u64, consumed: u64, cap: Option<Cap>) -> u64;
 
     /// The stream may not be granted anything beyond `ceiling`, an offset, for another reason than the budget. Without a
     /// word of it there is no ceiling. When it falls below what the stream was granted, that is reclaimed. What a stream

@@ -30,9 +30,9 @@ mod schedule;
 mod send;
 
 pub use credit::{Cap, CreditPolicy, Grant, Reclaim, SharedBudget, SharedBudgetConfig};
-pub use receive::{Read, ReadBytes, ReceiveHalf, ReceiveOutput};
+pub use receive::{Asked, Read, ReadBytes, ReceiveHalf, ReceiveOutput};
 pub use schedule::{Schedule, Turn};
-pub use send::{Finished, SendHalf, SendOutput, WriteError, encoded_bytes};
+pub use send::{Finished, SendHalf, SendOutput, Verdict, WriteError, encoded_bytes};
 
 use trunkline_proto::code::Code;
 

@@ -5,7 +5,7 @@ use trunkline_proto::{
     code::Code,
     frame::DataHeader,
     framing::{self, END_MARK_BYTES, Head},
-    message::{Credit, Limit, Reclaim},
+    message::{Credit, Limit, Reclaim, Resumed},
 };
 
 use crate::{Aborted, arrived::Arrived};
@@ -17,12 +17,22 @@ const RECEIVED_STEP_BYTES: u64 = 64 * 1024;
 /// What the driver is to send, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReceiveOutput {
+    /// The stream is taken, and may be sent up to `limit`.
+    Accept {
+        /// An offset.
+        limit: u64,
+    },
+    /// The stream goes on, on a new path.
+    Resumed(Resumed),
     /// The latest state; an older one that was not sent yet is superseded.
     Credit(Credit),
     /// Credit that was granted and not used is wanted back. The answer goes to [`ReceiveHalf::handle_limit`].
     Reclaim(Reclaim),
-    /// The stream ends here, by this side's wish. Nothing follows.
+    /// The stream ends here, by this side's wish. Nothing follows but, on a new path, the same again, until the other side
+    /// has acknowledged it.
     Abort(Aborted),
+    /// The end that the other side told has been heard.
+    EndAck,
 }
 
 /// What [`ReceiveHalf::read`] found.
@@ -50,6 +60,15 @@ pub enum ReadBytes {
     End,
     /// The stream ended another way. Of a message that had not arrived whole, what was not read is dropped.
     Aborted(Aborted),
+}
+
+/// What takes a stream up again, or opens it once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// OPEN: the answer to an earlier one was lost.
+    Open,
+    /// RESUME.
+    Resume,
 }
 
 /// How a stream ended, as its reader learns it.
@@ -100,11 +119,22 @@ impl Partial {
 /// It is read by whole messages or as bytes, or now so and now so. Bytes are consumed as they are read, so a message
 /// read as bytes needs no more credit than its stream has anyway, however long it is.
 ///
+/// It outlives its path. When that is lost, what has arrived can be read, and nothing is said before the sending side asks for
+/// the stream on another path, under a newer epoch. How it ended is kept until the other side knows.
+///
 /// Invariants: `consumed <= received <= limit`, the end mark apart; every byte of a message is read once, and in order.
 #[derive(Debug)]
 pub struct ReceiveHalf {
     state: State,
     epoch: u32,
+    /// The path is lost.
+    is_suspended: bool,
+    /// What the other side asked for, until it is answered.
+    asked_for: Option<Asked>,
+    /// The other side has told its end, and is to know that it was heard.
+    end_ack_due: bool,
+    /// The other side knows how the stream ended, or does not care.
+    is_end_known: bool,
     message_bytes_max: usize,
     /// Whole messages. Of the first, some may have been read as bytes.
     ready: Arrived,
@@ -132,6 +162,8 @@ pub struct ReceiveHalf {
     acknowledges: bool,
     /// Credit beyond an offset was asked back, and the answer has not come.
     reclaiming: Option<Reclaiming>,
+    /// With the loss of the path, credit that was asked back is back: the policy is to be told what is left.
+    limited: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +180,10 @@ impl ReceiveHalf {
         Self {
             state: State::Open,
             epoch,
+            is_suspended: false,
+            asked_for: Some(Asked::Open),
+            end_ack_due: false,
+            is_end_known: false,
             message_bytes_max,
             ready: Arrived::default(),
             partial: Partial::none(),
@@ -166,6 +202,7 @@ impl ReceiveHalf {
             wanted: 0,
             acknowledges: false,
             reclaiming: None,
+            limited: None,
         }
     }
 
@@ -296,7 +333,7 @@ impl ReceiveHalf {
         let was_live = matches!(self.state, State::Open | State::Ended);
         if was_live {
             let why = Aborted { code, offset: self.consumed, text: text.to_owned() };
-            self.state = State::Aborted { why, told: false };
+            self.state = State::Aborted { why, told: self.is_end_known };
         }
         self.ready = Arrived::default();
         self.partial = Partial::none();
@@ -344,6 +381,19 @@ impl ReceiveHalf {
         matches!(self.state, State::Finished | State::Aborted { .. })
     }
 
+    /// Whether the stream has ended, and the other side knows, as far as that is this side's concern: nothing more will be
+    /// said, and of the half only unread messages matter any more.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.is_over() && self.is_end_known && !self.end_ack_due && self.asked_for.is_none()
+    }
+
+    /// Whether the path is lost.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.is_suspended
+    }
+
     /// How the stream ended, if it ended another way than by its end mark; messages may be left to be read.
     #[must_use]
     pub fn aborted(&self) -> Option<Aborted> {
@@ -360,7 +410,7 @@ impl ReceiveHalf {
     /// Bytes of another epoch and bytes that have arrived before are dropped. A gap, bytes beyond the limit, a message
     /// that is too long, and an end without its mark each end the stream with a code that says so.
     pub fn handle_data(&mut self, header: &DataHeader, mut payload: Bytes) -> usize {
-        if header.epoch != self.epoch || !matches!(self.state, State::Open | State::Ended) {
+        if header.epoch != self.epoch || self.is_suspended || !matches!(self.state, State::Open | State::Ended) {
             return 0;
         }
         if header.offset > self.received {
@@ -396,6 +446,21 @@ impl ReceiveHalf {
     /// RESET_STREAM (RFC 9000 §3.2): whoever cancels a full stream has its memory freed everywhere at once. After any other
     /// end, whole messages that have arrived can still be read.
     pub fn handle_abort(&mut self, code: Code, text: String) {
+        if code.ends_path() {
+            return self.handle_path_lost();
+        }
+        // An end of this side's own that was told on this path is the answer, as they cross.
+        self.end_ack_due |= match &mut self.state {
+            State::Open | State::Ended => true,
+            State::Finished => !self.finished_told,
+            State::Aborted { told, .. } => !std::mem::replace(told, true),
+        };
+        self.end(code, text);
+    }
+
+    fn end(&mut self, code: Code, text: String) {
+        // Who has ended by its own wish does not wait for this side's word.
+        self.is_end_known = true;
         if matches!(self.state, State::Open) {
             self.state = State::Aborted { why: Aborted { code, offset: self.consumed, text }, told: true };
             self.partial = Partial::none();
@@ -403,6 +468,65 @@ impl ReceiveHalf {
                 self.ready = Arrived::default();
             }
         }
+    }
+
+    /// The other side has heard how this one ended the stream.
+    pub fn handle_end_ack(&mut self) {
+        self.is_end_known |= match self.state {
+            State::Finished => self.finished_told,
+            State::Aborted { told, .. } => told,
+            State::Open | State::Ended => false,
+        };
+    }
+
+    /// The path is lost: nothing that was said there counts any more, and nothing comes from there. Tell the policy of
+    /// [`ReceiveHalf::poll_limited`] after it.
+    pub fn handle_path_lost(&mut self) {
+        self.is_suspended = true;
+        self.asked_for = None;
+        self.end_ack_due = false;
+        self.finished_told = false;
+        if let State::Aborted { told, .. } = &mut self.state {
+            *told = self.is_end_known;
+        }
+        if let Some(reclaiming) = self.reclaiming.take() {
+            self.take_back(reclaiming.limit);
+        }
+    }
+
+    /// The sending side asks for the stream on a new path. Returns whether that is newer than the path that is known; otherwise
+    /// nothing has changed, and the path that asks is an old one.
+    pub fn handle_asked(&mut self, asked: Asked, epoch: u32) -> bool {
+        if epoch <= self.epoch {
+            return false;
+        }
+        self.handle_path_lost();
+        self.epoch = epoch;
+        self.is_suspended = false;
+        self.asked_for = Some(asked);
+        // Who has given up waiting tells how the stream ends all the same, if it ends by its end mark.
+        self.is_end_known &= matches!(self.state, State::Aborted { .. });
+        self.received_told = self.received;
+        self.reported_told = self.reported;
+        self.limit_told = self.limit;
+        self.wanted = 0;
+        self.acknowledges = false;
+        if asked == Asked::Open && self.received > 0 && matches!(self.state, State::Open | State::Ended) {
+            self.refuse(Code::Protocol, "a stream of which bytes have come was opened once more".to_owned());
+        }
+        true
+    }
+
+    /// Nobody waits any longer for a path: a stream that has not ended ends with `code`.
+    pub fn give_up_waiting(&mut self, code: Code, text: String) {
+        self.end(code, text);
+    }
+
+    /// While there is no path, what was not used is back as soon as it is asked for: it will be told anew.
+    fn take_back(&mut self, limit: u64) {
+        self.limit = self.limit.min(limit.max(self.credit_used()));
+        self.limited = Some(self.limit);
+        self.asked = if self.asked > self.limit { 0 } else { self.asked };
     }
 
     /// The other side has bytes up to `wanted`. If that is nothing new, nor beyond the limit that it was told, it wants to
@@ -458,10 +582,17 @@ impl ReceiveHalf {
         self.limit = self.limit.max(limit);
     }
 
+    /// What the policy is to be told of a reclaim that was answered by the loss of the path.
+    pub fn poll_limited(&mut self) -> Option<u64> {
+        self.limited.take()
+    }
+
     /// The policy wants the credit beyond `limit` back, as far as it was not used. What was sent with it is taken until
-    /// the other side has answered.
+    /// the other side has answered. Tell the policy of [`ReceiveHalf::poll_limited`] after it.
     pub fn reclaim(&mut self, limit: u64) {
-        if self.reclaiming.is_none() {
+        if self.is_suspended {
+            self.take_back(limit);
+        } else if self.reclaiming.is_none() {
             self.reclaiming = Some(Reclaiming { limit, told: false });
         }
     }
@@ -496,9 +627,28 @@ impl ReceiveHalf {
 
     /// What is to be sent next.
     pub fn poll_output(&mut self) -> Option<ReceiveOutput> {
-        if let State::Aborted { why, told } = &mut self.state {
-            let first = !std::mem::replace(told, true);
-            return first.then(|| ReceiveOutput::Abort(Aborted { offset: self.consumed, ..why.clone() }));
+        if !self.has_output() {
+            return None;
+        }
+        if let State::Aborted { why, told } = &mut self.state
+            && (self.asked_for.is_some() || !*told)
+        {
+            // An end is an answer too.
+            (*told, self.asked_for) = (true, None);
+            // Who has ended for want of a path is no lost path to the other side, but one that knows the stream no more.
+            let code = if why.code.ends_path() { Code::OutcomeUnknown } else { why.code };
+            return Some(ReceiveOutput::Abort(Aborted { code, offset: self.consumed, text: why.text.clone() }));
+        }
+        if let Some(asked) = self.asked_for.take() {
+            let (epoch, limit) = (self.epoch, self.limit_told);
+            let Self { received, consumed, .. } = *self;
+            return Some(match asked {
+                Asked::Open => ReceiveOutput::Accept { limit },
+                Asked::Resume => ReceiveOutput::Resumed(Resumed { stream: 0, epoch, received, consumed, limit }),
+            });
+        }
+        if std::mem::take(&mut self.end_ack_due) {
+            return Some(ReceiveOutput::EndAck);
         }
         // What it is to keep is told first: the answer is about what the other side knows.
         let knows_what_it_keeps = self.limit_to_tell() <= self.limit_told;
@@ -507,9 +657,6 @@ impl ReceiveHalf {
         {
             reclaiming.told = true;
             return Some(ReceiveOutput::Reclaim(Reclaim { stream: 0, epoch: self.epoch, limit: reclaiming.limit }));
-        }
-        if !self.has_output() {
-            return None;
         }
         let finished = matches!(self.state, State::Finished);
         self.received_told = self.received;
@@ -531,9 +678,15 @@ impl ReceiveHalf {
     /// Whether [`ReceiveHalf::poll_output`] would return something.
     #[must_use]
     pub fn has_output(&self) -> bool {
+        if self.is_suspended {
+            return false;
+        }
+        if self.asked_for.is_some() || self.end_ack_due {
+            return true;
+        }
         match &self.state {
             State::Aborted { told, .. } => !told,
-            State::Finished => !self.finished_told,
+            State::Finished => !self.finished_told && !self.is_end_known,
             State::Open | State::Ended => {
                 self.reclaiming.is_some_and(|reclaiming| !reclaiming.told)
                     || self.limit_to_tell() > self.limit_told

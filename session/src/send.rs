@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use trunkline_proto::{
     code::Code,
     framing::{self, END_MARK_BYTES},
-    message::{Accept, Credit, Reclaim},
+    id::Incarnation,
+    message::{Accept, Credit, Reclaim, Resumed},
 };
 
 use crate::Aborted;
@@ -23,8 +24,18 @@ pub fn encoded_bytes(length: usize) -> u64 {
 /// What the driver is to send, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendOutput {
-    /// The opening of the stream; always the first.
-    Open,
+    /// The opening of the stream: the first of all, and again when its answer was lost.
+    Open {
+        /// How often it was opened before.
+        epoch: u32,
+    },
+    /// The stream is to be taken up again on a new path.
+    Resume {
+        /// One more than that of the path that was lost.
+        epoch: u32,
+        /// The consumer's life that the stream belongs to.
+        consumer: Incarnation,
+    },
     /// Bytes of the stream: the pieces given to [`SendHalf::poll_output`] hold them.
     Data {
         /// How many bytes precede them.
@@ -48,8 +59,22 @@ pub enum SendOutput {
         /// An offset.
         limit: u64,
     },
-    /// The stream ends here, by this side's wish. Nothing follows.
+    /// The stream ends here, by this side's wish. Nothing follows but, on a new path, the same again, until the other side
+    /// has acknowledged it.
     Abort(Aborted),
+    /// The end that the other side told has been heard. Nothing follows.
+    EndAck,
+}
+
+/// What an ABORT means for the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The stream has ended, or had before.
+    Ended,
+    /// The path is lost. The half asks for another at once.
+    PathLost,
+    /// The stream was not taken up again, and may be later: call [`SendHalf::retry`] then.
+    Refused,
 }
 
 /// Why a message was not written. The stream is unchanged.
@@ -77,26 +102,54 @@ pub enum Finished {
     Aborted(Aborted),
 }
 
+/// How far the stream has come on its way to the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    /// OPEN or RESUME is to be said.
+    Needed,
+    /// It was said and refused, and is to be said again when the driver says so.
+    Refused,
+    /// It was said, and is not answered.
+    Asked,
+    /// The other side has answered.
+    Up,
+}
+
 #[derive(Debug)]
-enum State {
-    /// `Open` is to be sent, or was sent and not answered.
-    Opening { told: bool },
-    /// The consumer accepted.
-    Open,
-    /// All consumed, end mark included.
-    Consumed,
-    /// Ended; `told` is false while the other end is still to be told.
-    Aborted { why: Aborted, told: bool },
+enum Fate {
+    Live,
+    /// All consumed, end mark included; `told` once the other side knows that this is known.
+    Consumed {
+        told: bool,
+    },
+    /// Ended by this side's wish: the other side is told, until it has acknowledged that.
+    GivenUp {
+        why: Aborted,
+        told: bool,
+        acknowledged: bool,
+    },
+    /// Ended by another's; `told` once the other side knows that this is known.
+    Lost {
+        why: Aborted,
+        told: bool,
+    },
 }
 
 /// The sending end of one stream.
+///
+/// It outlives its path. When that is lost, it keeps what the other process is not known to have, asks for another path under a
+/// new epoch, and goes on from where the other process says that it is.
 ///
 /// Invariants: `received <= sent <= written`; bytes are sent only up to `limit`, the end mark apart; what lies between
 /// `received` and `written` is held here and nowhere counted as delivered.
 #[derive(Debug)]
 pub struct SendHalf {
-    state: State,
+    fate: Fate,
+    path: Path,
+    /// Of the path that is, or is asked for.
     epoch: u32,
+    /// The consumer's life that took the stream.
+    consumer: Option<Incarnation>,
     /// Sent, and not yet held by the other process: kept so that the stream can be taken up again at `received`.
     replay: VecDeque<Bytes>,
     /// Written and not yet sent, older than `tail`.
@@ -118,7 +171,10 @@ pub struct SendHalf {
     reclaimed: bool,
     /// Set by `finish`: how many bytes precede the end mark.
     final_offset: Option<u64>,
+    /// The last byte was sent in this epoch.
     fin_sent: bool,
+    /// The last byte was sent in this epoch or in an earlier one.
+    fin_sent_once: bool,
 }
 
 impl Default for SendHalf {
@@ -132,8 +188,10 @@ impl SendHalf {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            state: State::Opening { told: false },
+            fate: Fate::Live,
+            path: Path::Needed,
             epoch: 0,
+            consumer: None,
             replay: VecDeque::new(),
             unsent: VecDeque::new(),
             tail: BytesMut::new(),
@@ -147,6 +205,7 @@ impl SendHalf {
             reclaimed: false,
             final_offset: None,
             fin_sent: false,
+            fin_sent_once: false,
         }
     }
 
@@ -157,10 +216,10 @@ impl SendHalf {
     /// # Errors
     /// How the stream ended, if it did.
     pub fn accepted(&self) -> Option<Result<(), Aborted>> {
-        match &self.state {
-            State::Opening { .. } => None,
-            State::Open | State::Consumed => Some(Ok(())),
-            State::Aborted { why, .. } => Some(Err(why.clone())),
+        match &self.fate {
+            Fate::Live => self.consumer.map(|_| Ok(())),
+            Fate::Consumed { .. } => Some(Ok(())),
+            Fate::GivenUp { why, .. } | Fate::Lost { why, .. } => Some(Err(why.clone())),
         }
     }
 
@@ -204,8 +263,8 @@ impl SendHalf {
 
     /// Whether messages are still taken at all.
     fn check_open(&self) -> Result<(), WriteError> {
-        match &self.state {
-            State::Aborted { why, .. } => Err(why.clone().into()),
+        match &self.fate {
+            Fate::GivenUp { why, .. } | Fate::Lost { why, .. } => Err(why.clone().into()),
             _ if self.final_offset.is_some() => Err(WriteError::Finished),
             _ => Ok(()),
         }
@@ -248,7 +307,7 @@ impl SendHalf {
 
     /// Ends the stream cleanly: the end mark follows what was written. It needs no credit. Further calls do nothing.
     pub fn finish(&mut self) {
-        if self.final_offset.is_none() && !matches!(self.state, State::Aborted { .. }) {
+        if self.final_offset.is_none() && !self.is_over() {
             self.final_offset = Some(self.written);
             // A message that was refused for want of credit will not be written any more.
             self.wanted = self.wanted.min(self.written);
@@ -260,10 +319,10 @@ impl SendHalf {
     /// Whether everything written has been consumed, after [`SendHalf::finish`].
     #[must_use]
     pub fn finished(&self) -> Finished {
-        match &self.state {
-            State::Consumed => Finished::Consumed,
-            State::Aborted { why, .. } => Finished::Aborted(why.clone()),
-            State::Opening { .. } | State::Open => Finished::Pending,
+        match &self.fate {
+            Fate::Live => Finished::Pending,
+            Fate::Consumed { .. } => Finished::Consumed,
+            Fate::GivenUp { why, .. } | Fate::Lost { why, .. } => Finished::Aborted(why.clone()),
         }
     }
 
@@ -271,8 +330,10 @@ impl SendHalf {
     /// it ended.
     pub fn abort(&mut self, code: Code, text: &str) {
         if !self.is_over() {
-            let told = matches!(self.state, State::Opening { told: false });
-            self.end(Aborted { code, offset: self.consumed, text: text.to_owned() }, told);
+            // Who never heard of the stream need not hear of its end.
+            let is_unheard = self.path == Path::Needed && self.epoch == 0;
+            let why = Aborted { code, offset: self.consumed, text: text.to_owned() };
+            self.end(Fate::GivenUp { why, told: is_unheard, acknowledged: is_unheard });
         }
     }
 
@@ -282,10 +343,33 @@ impl SendHalf {
         self.sent == self.written
     }
 
-    /// Whether nothing more will be sent or told: the half may be dropped without a trace.
+    /// Whether the stream has ended, for the application.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        matches!(self.state, State::Consumed | State::Aborted { .. })
+        !matches!(self.fate, Fate::Live)
+    }
+
+    /// Whether the stream has ended, and the other side knows, as far as that is this side's concern: nothing more will be
+    /// said, and the half may be dropped without a trace.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        match &self.fate {
+            Fate::Live => false,
+            Fate::GivenUp { told, acknowledged, .. } => *told && *acknowledged,
+            Fate::Consumed { told } | Fate::Lost { told, .. } => *told,
+        }
+    }
+
+    /// Whether the stream had a path, and has none now that was answered.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.epoch > 0 && self.path != Path::Up
+    }
+
+    /// The consumer's life that took the stream, once it has.
+    #[must_use]
+    pub fn consumer(&self) -> Option<Incarnation> {
+        self.consumer
     }
 
     /// Whether a write would be taken now.
@@ -338,10 +422,48 @@ impl SendHalf {
 
     /// The consumer took the stream.
     pub fn handle_accept(&mut self, accept: &Accept) {
-        if matches!(self.state, State::Opening { .. }) {
-            self.state = State::Open;
+        if self.path != Path::Asked {
+            return;
+        }
+        self.path = Path::Up;
+        if self.consumer.is_some() {
+            self.abort(Code::Protocol, "a stream that was to be taken up again was accepted as a new one");
+        } else if !self.is_over() {
+            self.consumer = Some(accept.incarnation);
             self.limit = self.limit.max(accept.limit);
         }
+    }
+
+    /// The consumer goes on with the stream: what it does not hold is sent again, and nothing else.
+    ///
+    /// A count that contradicts what was sent ends the stream: the other side speaks of a stream that this is not.
+    pub fn handle_resumed(&mut self, resumed: &Resumed) {
+        if self.path != Path::Asked || resumed.epoch != self.epoch {
+            return;
+        }
+        self.path = Path::Up;
+        if self.is_over() {
+            return;
+        }
+        if self.consumer.is_none() {
+            self.abort(Code::Protocol, "a stream that was to be opened was taken up again");
+            return;
+        }
+        let Resumed { received, consumed, limit, .. } = *resumed;
+        if received < self.received || received > self.sent || consumed > received || consumed < self.consumed {
+            let (before, sent) = (self.received, self.sent);
+            let text = format!("{consumed} bytes consumed of {received} received, of {sent} sent and {before} known");
+            self.abort(Code::Protocol, &text);
+            return;
+        }
+        self.consumed = consumed;
+        self.release(received);
+        while let Some(piece) = self.replay.pop_back() {
+            self.unsent.push_front(piece);
+        }
+        self.sent = received;
+        self.limit = limit;
+        self.wanted_told = 0;
     }
 
     /// News of what the other side holds, has consumed and allows.
@@ -349,7 +471,7 @@ impl SendHalf {
     /// Credit of another epoch is dropped. A count that contradicts what was sent ends the stream: the other side
     /// speaks of a stream that this is not.
     pub fn handle_credit(&mut self, credit: &Credit) {
-        if self.is_over() || credit.epoch != self.epoch {
+        if self.is_over() || self.path != Path::Up || credit.epoch != self.epoch {
             return;
         }
         let Credit { received, consumed, .. } = *credit;
@@ -358,7 +480,7 @@ impl SendHalf {
             self.abort(Code::Protocol, &text);
             return;
         }
-        if credit.finished && (!self.fin_sent || received != self.written || self.final_offset != Some(consumed)) {
+        if credit.finished && (!self.fin_sent_once || received != self.written || self.final_offset != Some(consumed)) {
             let text = format!("the end consumed at {consumed} of {received} received, of {} sent", self.sent);
             self.abort(Code::Protocol, &text);
             return;
@@ -367,15 +489,14 @@ impl SendHalf {
         self.limit = self.limit.max(credit.limit);
         self.release(received);
         if credit.finished {
-            self.state = State::Consumed;
-            self.free();
+            self.end(Fate::Consumed { told: false });
         }
     }
 
     /// The other side asks for the credit beyond `reclaim.limit` back. What was sent stays sent; the rest is given back,
     /// and wanted again if there is something to send with it.
     pub fn handle_reclaim(&mut self, reclaim: &Reclaim) {
-        if matches!(self.state, State::Open) && reclaim.epoch == self.epoch {
+        if !self.is_over() && self.path == Path::Up && reclaim.epoch == self.epoch {
             // The end mark's bytes needed no credit, and are none.
             let used = self.sent.min(self.final_offset.unwrap_or(u64::MAX));
             self.limit = self.limit.min(reclaim.limit.max(used));
@@ -384,27 +505,109 @@ impl SendHalf {
         }
     }
 
-    /// The other side, or a node between, ended the stream. `offset` is taken for consumed where more is known.
-    pub fn handle_abort(&mut self, code: Code, offset: u64, text: String) {
-        if !self.is_over() {
-            let offset = self.consumed.max(offset.min(self.sent));
-            self.end(Aborted { code, offset, text }, true);
+    /// The other side, or a node between, ended the stream, or its path. `offset` is taken for consumed where more is known.
+    ///
+    /// What is said while this side ends the stream too is an answer to that.
+    pub fn handle_abort(&mut self, code: Code, offset: u64, text: String) -> Verdict {
+        if matches!(self.path, Path::Needed | Path::Refused) {
+            // Nothing comes from where nothing was said.
+            return Verdict::Ended;
+        }
+        if code.ends_path() {
+            self.handle_path_lost();
+            return Verdict::PathLost;
+        }
+        if self.path == Path::Asked && self.consumer.is_some() && code.is_retryable() {
+            self.lose_path(Path::Refused);
+            return Verdict::Refused;
+        }
+        match &mut self.fate {
+            Fate::Live => {
+                let offset = self.consumed.max(offset.min(self.sent));
+                self.end(Fate::Lost { why: Aborted { code, offset, text }, told: false });
+            }
+            // The other side has an end of its own, and is to know that it was heard, unless this side's is under way to it.
+            Fate::GivenUp { acknowledged, .. } => *acknowledged = true,
+            Fate::Consumed { .. } | Fate::Lost { .. } => {}
+        }
+        Verdict::Ended
+    }
+
+    /// The other side has heard that this one gave the stream up.
+    pub fn handle_end_ack(&mut self) {
+        if let Fate::GivenUp { told: true, acknowledged, .. } = &mut self.fate {
+            *acknowledged = true;
+        }
+    }
+
+    /// The path is lost: nothing that was said there counts any more, and nothing comes from there. Another is asked for, if
+    /// there is anything left to be said.
+    pub fn handle_path_lost(&mut self) {
+        self.lose_path(Path::Needed);
+    }
+
+    fn lose_path(&mut self, next: Path) {
+        // That this side knows of the end is not worth another path.
+        if let Fate::Consumed { told } | Fate::Lost { told, .. } | Fate::GivenUp { told, acknowledged: true, .. } =
+            &mut self.fate
+        {
+            *told = true;
+        }
+        if self.is_settled() || matches!(self.path, Path::Needed | Path::Refused) {
+            return;
+        }
+        if let Fate::GivenUp { told, .. } = &mut self.fate {
+            *told = false;
+        }
+        self.path = next;
+        self.epoch += 1;
+        self.reclaimed = false;
+        self.fin_sent = false;
+    }
+
+    /// A path that was refused is asked for again.
+    pub fn retry(&mut self) {
+        if self.path == Path::Refused {
+            self.path = Path::Needed;
+        }
+    }
+
+    /// Nobody waits any longer for a path: the stream ends with `code`; but when everything was sent, whether it was consumed
+    /// can't be known.
+    pub fn give_up_waiting(&mut self, code: Code, text: String) {
+        match &mut self.fate {
+            Fate::Live => {
+                let code = if self.fin_sent_once { Code::OutcomeUnknown } else { code };
+                self.end(Fate::Lost { why: Aborted { code, offset: self.consumed, text }, told: true });
+            }
+            Fate::GivenUp { told, acknowledged, .. } => (*told, *acknowledged) = (true, true),
+            Fate::Consumed { told } | Fate::Lost { told, .. } => *told = true,
         }
     }
 
     /// What is to be sent next; `Data` of at most `bytes_max` bytes, whose pieces are appended to `pieces`.
     pub fn poll_output(&mut self, bytes_max: usize, pieces: &mut Vec<Bytes>) -> Option<SendOutput> {
-        match &mut self.state {
-            State::Opening { told } => {
-                let first = !std::mem::replace(told, true);
-                return first.then_some(SendOutput::Open);
+        if !self.has_output() {
+            return None;
+        }
+        if self.path == Path::Needed {
+            self.path = Path::Asked;
+            let epoch = self.epoch;
+            return Some(match self.consumer {
+                Some(consumer) => SendOutput::Resume { epoch, consumer },
+                None => SendOutput::Open { epoch },
+            });
+        }
+        match &mut self.fate {
+            Fate::Live => {}
+            Fate::GivenUp { why, told, acknowledged } => {
+                *told = true;
+                return Some(if *acknowledged { SendOutput::EndAck } else { SendOutput::Abort(why.clone()) });
             }
-            State::Aborted { why, told } => {
-                let first = !std::mem::replace(told, true);
-                return first.then(|| SendOutput::Abort(why.clone()));
+            Fate::Consumed { told } | Fate::Lost { told, .. } => {
+                *told = true;
+                return Some(SendOutput::EndAck);
             }
-            State::Consumed => return None,
-            State::Open => {}
         }
         if std::mem::take(&mut self.reclaimed) {
             return Some(SendOutput::Limit { epoch: self.epoch, limit: self.limit });
@@ -412,23 +615,57 @@ impl SendHalf {
         if let Some(data) = self.poll_data(bytes_max, pieces) {
             return Some(data);
         }
-        if self.wanted > self.limit && self.wanted > self.wanted_told {
+        if self.is_want_due() {
             self.wanted_told = self.wanted;
             return Some(SendOutput::Want { epoch: self.epoch, wanted: self.wanted });
         }
         None
     }
 
-    /// Whether [`SendHalf::poll_output`] would return something.
+    /// Whether [`SendHalf::poll_output`] would return something, were it given room for data.
     #[must_use]
     pub fn has_output(&self) -> bool {
-        match &self.state {
-            State::Opening { told } | State::Aborted { told, .. } => !told,
-            State::Consumed => false,
-            State::Open => {
-                self.reclaimed || self.sendable() > 0 || (self.wanted > self.limit && self.wanted > self.wanted_told)
-            }
+        let is_asked_for = match self.path {
+            Path::Needed => return !self.is_settled(),
+            Path::Refused => return false,
+            Path::Asked => true,
+            Path::Up => false,
+        };
+        match &self.fate {
+            Fate::Live => !is_asked_for && (self.reclaimed || self.has_data() || self.is_want_due()),
+            // Whoever is told on a path that has taken nothing up yet might not hear of the stream at all. That does no harm
+            // to a first opening: nobody remembers what it would have heard.
+            Fate::GivenUp { told, acknowledged, .. } => !told && (*acknowledged || !is_asked_for || self.epoch == 0),
+            Fate::Consumed { told } | Fate::Lost { told, .. } => !told,
         }
+    }
+
+    /// The epoch of the path that is, or is asked for.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// A WANT for nothing new, which asks what has been received, if there is a path and anything that is not known to have
+    /// been.
+    #[must_use]
+    pub fn question(&self) -> Option<SendOutput> {
+        let asks = !self.is_over() && self.path == Path::Up && self.unacknowledged_bytes() > 0;
+        asks.then(|| SendOutput::Want { epoch: self.epoch, wanted: self.content() })
+    }
+
+    fn is_want_due(&self) -> bool {
+        self.wanted > self.limit && self.wanted > self.wanted_told
+    }
+
+    /// Whether bytes may be sent now, or the end that they are the last.
+    fn has_data(&self) -> bool {
+        self.sendable() > 0 || self.is_fin_due()
+    }
+
+    /// On a path on which everything has arrived before, the end is still to be said.
+    fn is_fin_due(&self) -> bool {
+        self.final_offset.is_some() && self.sent == self.written && !self.fin_sent
     }
 
     /// Bytes that may be sent now. The end mark follows for free once everything before it may be sent.
@@ -442,7 +679,7 @@ impl SendHalf {
 
     fn poll_data(&mut self, bytes_max: usize, pieces: &mut Vec<Bytes>) -> Option<SendOutput> {
         let length = self.sendable().min(bytes_max as u64);
-        if length == 0 {
+        if length == 0 && !(self.is_fin_due() && bytes_max > 0) {
             return None;
         }
         let offset = self.sent;
@@ -462,6 +699,7 @@ impl SendHalf {
             pieces.push(piece);
         }
         self.fin_sent = self.final_offset.is_some() && self.sent == self.written;
+        self.fin_sent_once |= self.fin_sent;
         Some(SendOutput::Data { offset, epoch: self.epoch, fin: self.fin_sent })
     }
 
@@ -486,12 +724,8 @@ impl SendHalf {
         }
     }
 
-    fn end(&mut self, why: Aborted, told: bool) {
-        self.state = State::Aborted { why, told };
-        self.free();
-    }
-
-    fn free(&mut self) {
+    fn end(&mut self, fate: Fate) {
+        self.fate = fate;
         self.replay = VecDeque::new();
         self.unsent = VecDeque::new();
         self.tail = BytesMut::new();

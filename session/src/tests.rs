@@ -6,7 +6,9 @@ mod credit;
 mod receive;
 mod receive_bytes;
 mod reclaim;
+mod resume;
 mod send;
+mod table;
 mod untried;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -57,8 +59,15 @@ fn at(offset: u64) -> DataHeader {
 /// A half that is accepted with this limit and has nothing to say.
 fn open_sender(limit: u64) -> SendHalf {
     let mut half = SendHalf::new();
-    assert_eq!(half.poll_output(100, &mut Vec::new()), Some(SendOutput::Open));
+    assert_eq!(half.poll_output(100, &mut Vec::new()), Some(SendOutput::Open { epoch: 0 }));
     half.handle_accept(&accept(limit));
+    half
+}
+
+/// A half that has accepted its stream with this limit, and takes messages of at most so many bytes.
+fn accepted_receiver(epoch: u32, limit: u64, message_bytes_max: usize) -> ReceiveHalf {
+    let mut half = ReceiveHalf::new(epoch, limit, message_bytes_max);
+    assert_eq!(half.poll_output(), Some(ReceiveOutput::Accept { limit }));
     half
 }
 

@@ -439,11 +439,12 @@ impl SharedBudget {
 }
 
 impl CreditPolicy for SharedBudget {
-    fn open(&mut self, stream: u64, cap: Option<Cap>) -> u64 {
+    fn open_at(&mut self, stream: u64, consumed: u64, cap: Option<Cap>) -> u64 {
         self.close(stream);
         let cap = cap.map(|Cap(index)| index).filter(|&index| index < self.groups.len());
         let window = self.config.idle_bytes.min(self.config.stream_bytes_max);
-        self.streams.insert(stream, Stream::new(cap, window, self.head_bytes));
+        let entry = Stream { consumed, limit: consumed, ..Stream::new(cap, window, self.head_bytes) };
+        self.streams.insert(stream, entry);
         self.serve(stream);
         // The first limit travels in ACCEPT, not as a grant.
         self.granted.remove(&stream);

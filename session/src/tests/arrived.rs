@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{at, encoded, message};
-use crate::{Read, ReadBytes, ReceiveHalf, arrived::Arrived};
+use super::{accepted_receiver, at, encoded, message};
+use crate::{Read, ReadBytes, arrived::Arrived};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
@@ -16,7 +16,7 @@ proptest! {
         reads in prop::collection::vec(prop::option::of(1..200_usize), 1..40),
     ) {
         let bytes = encoded(&lengths).freeze();
-        let mut half = ReceiveHalf::new(0, 1 << 40, 5000);
+        let mut half = accepted_receiver(0, 1 << 40, 5000);
         let (mut sent, mut found, mut bodies) = (0, Vec::new(), Vec::new());
         for &length in &lengths {
             bodies.extend_from_slice(&message(length));
@@ -54,7 +54,7 @@ proptest! {
 
 #[test]
 fn a_million_empty_messages_cost_about_what_the_budget_says() {
-    let mut half = ReceiveHalf::new(0, 1 << 40, 100);
+    let mut half = accepted_receiver(0, 1 << 40, 100);
     let mut offset = 0;
     for _ in 0..1000 {
         half.handle_data(&at(offset), Bytes::from(vec![0; 1000]));

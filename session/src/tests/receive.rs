@@ -4,7 +4,7 @@ use super::*;
 use crate::Read;
 
 fn open_receiver(limit: u64) -> ReceiveHalf {
-    ReceiveHalf::new(0, limit, 1 << 20)
+    accepted_receiver(0, limit, 1 << 20)
 }
 
 fn read_all(half: &mut ReceiveHalf) -> (Vec<usize>, Read) {
@@ -162,20 +162,20 @@ fn what_cannot_begin_a_message_ends_the_stream() {
 fn a_message_that_is_too_large_is_refused_with_both_sizes_named() {
     let bytes = encoded(&[5, 101]).freeze();
     for cut in [6, 7, 8, bytes.len()] {
-        let mut half = ReceiveHalf::new(0, 1000, 100);
+        let mut half = accepted_receiver(0, 1000, 100);
         half.handle_data(&at(0), bytes.slice(..cut));
         half.handle_data(&at(cut as u64), bytes.slice(cut..));
         assert_refused(&mut half, Code::MessageTooLarge, "a message of 101 bytes; at most 100 are taken");
         assert_eq!(read_all(&mut half).0, [5]);
     }
-    let mut half = ReceiveHalf::new(0, 1000, 101);
+    let mut half = accepted_receiver(0, 1000, 101);
     half.handle_data(&at(0), bytes);
     assert_eq!(read_all(&mut half), (vec![5, 101], Read::Pending));
 }
 
 #[test]
 fn data_of_another_epoch_is_dropped_before_it_is_counted() {
-    let mut half = ReceiveHalf::new(3, 100, 100);
+    let mut half = accepted_receiver(3, 100, 100);
     for epoch in [2, 4] {
         assert_eq!(half.handle_data(&DataHeader { epoch, ..at(50) }, encoded(&[9]).freeze()), 0);
     }
@@ -192,10 +192,10 @@ fn an_abort_drops_the_partial_message_and_leaves_the_whole_ones() {
     half.handle_abort(Code::ProducerGone, "gone".to_owned());
     half.handle_data(&at(15), bytes.slice(15..));
     assert_eq!(half.buffered_bytes(), 11);
-    assert_eq!(half.poll_output(), None);
+    assert_eq!((half.poll_output(), half.poll_output()), (Some(ReceiveOutput::EndAck), None));
     let gone = Read::Aborted(why(Code::ProducerGone, 11, "gone"));
     assert_eq!(read_all(&mut half), (vec![10], gone.clone()));
-    half.handle_abort(Code::TrunkLost, "again".to_owned());
+    half.handle_abort(Code::ConsumerGone, "again".to_owned());
     half.cancel(Code::Cancelled, "again");
     assert_eq!(half.read(), gone);
     assert_eq!(half.poll_output(), None);

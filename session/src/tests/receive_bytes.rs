@@ -56,7 +56,7 @@ impl Bench {
             ends.push((content.len(), offset));
         }
         Self {
-            half: ReceiveHalf::new(0, window as u64, 1 << 20),
+            half: accepted_receiver(0, window as u64, 1 << 20),
             stream: ended(lengths),
             sent: 0,
             limit: window,
@@ -200,7 +200,7 @@ fn read_bytes(half: &mut ReceiveHalf, max: usize) -> (Vec<u8>, ReadBytes) {
 
 #[test]
 fn empty_messages_are_passed_over_and_consumed() {
-    let mut half = ReceiveHalf::new(0, 100, 100);
+    let mut half = accepted_receiver(0, 100, 100);
     half.handle_data(&at(0), ended(&[0, 0, 2, 0, 1, 0]));
     assert_eq!(read_bytes(&mut half, 10), (vec![0, 1, 0], ReadBytes::Bytes(3)));
     assert_eq!((half.messages_read(), half.consumed()), (6, 9));
@@ -210,7 +210,7 @@ fn empty_messages_are_passed_over_and_consumed() {
 
 #[test]
 fn without_room_nothing_is_read_and_no_end_is_consumed() {
-    let mut half = ReceiveHalf::new(0, 100, 100);
+    let mut half = accepted_receiver(0, 100, 100);
     assert_eq!(read_bytes(&mut half, 0).1, ReadBytes::Bytes(0));
     half.handle_data(&at(0), ended(&[]));
     assert_eq!(read_bytes(&mut half, 0).1, ReadBytes::Bytes(0));
@@ -221,7 +221,7 @@ fn without_room_nothing_is_read_and_no_end_is_consumed() {
 #[test]
 fn bytes_of_a_message_that_never_becomes_whole_end_with_the_offset_that_was_read() {
     let bytes = ended(&[10, 10]);
-    let mut half = ReceiveHalf::new(0, 100, 100);
+    let mut half = accepted_receiver(0, 100, 100);
     half.handle_data(&at(0), bytes.slice(..18));
     assert_eq!(read_bytes(&mut half, 12).1, ReadBytes::Bytes(12));
     half.handle_abort(Code::ProducerGone, "gone".to_owned());
@@ -233,7 +233,7 @@ fn bytes_of_a_message_that_never_becomes_whole_end_with_the_offset_that_was_read
 #[test]
 fn whoever_goes_over_to_messages_has_the_rest_asked_for() {
     let bytes = encoded(&[500]);
-    let mut half = ReceiveHalf::new(0, 100, 1000);
+    let mut half = accepted_receiver(0, 100, 1000);
     assert_eq!(read_bytes(&mut half, 10).1, ReadBytes::Pending);
     half.handle_data(&at(0), Bytes::copy_from_slice(&bytes[..100]));
     assert_eq!(half.poll_message_end(), None);
@@ -248,7 +248,7 @@ fn whoever_goes_over_to_messages_has_the_rest_asked_for() {
 
 #[test]
 fn who_asks_is_told_once_what_has_arrived() {
-    let mut half = ReceiveHalf::new(0, 100, 100);
+    let mut half = accepted_receiver(0, 100, 100);
     half.handle_want(11);
     assert_eq!(half.poll_output(), None);
     half.handle_data(&at(0), encoded(&[10]).freeze());

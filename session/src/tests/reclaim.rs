@@ -6,10 +6,10 @@ use trunkline_proto::{
     message::{Limit, Reclaim as ReclaimMessage},
 };
 
-use super::{accept, at, credit, drain, encoded, ended, message, open_sender};
+use super::{accept, accepted_receiver, at, credit, drain, encoded, ended, message, open_sender};
 use crate::{
-    Cap, CreditPolicy, Grant, Read, ReceiveHalf, ReceiveOutput, Reclaim, SendHalf, SendOutput, SharedBudget,
-    SharedBudgetConfig, WriteError,
+    Cap, CreditPolicy, Grant, Read, ReceiveOutput, Reclaim, SendHalf, SendOutput, SharedBudget, SharedBudgetConfig,
+    WriteError,
 };
 
 /// Four bytes that every stream may hold beside the budget.
@@ -448,8 +448,8 @@ fn a_message_that_was_promised_a_place_is_taken_though_the_credit_was_asked_back
 #[test]
 fn a_sender_that_gives_up_has_what_was_not_read_dropped_and_nobody_else_has() {
     let lengths = [10, 20, 30];
-    for (code, left) in [(Code::Cancelled, 0), (Code::TrunkLost, 2)] {
-        let mut half = ReceiveHalf::new(0, 1000, 100);
+    for (code, left) in [(Code::Cancelled, 0), (Code::ProducerGone, 2)] {
+        let mut half = accepted_receiver(0, 1000, 100);
         assert_eq!(half.handle_data(&at(0), encoded(&lengths).freeze()), 3);
         assert_eq!(half.read(), Read::Message(message(10)));
         half.handle_abort(code, String::new());
@@ -464,7 +464,7 @@ fn a_sender_that_gives_up_has_what_was_not_read_dropped_and_nobody_else_has() {
 
 #[test]
 fn a_message_whose_credit_was_asked_back_is_asked_for_again() {
-    let mut half = ReceiveHalf::new(0, 10, 1000);
+    let mut half = accepted_receiver(0, 10, 1000);
     half.handle_data(&at(0), encoded(&[500]).freeze().slice(..10));
     assert_eq!(half.read(), Read::Pending);
     assert_eq!(half.poll_message_end(), Some(502));
@@ -482,7 +482,7 @@ fn a_message_whose_credit_was_asked_back_is_asked_for_again() {
 fn an_answer_that_keeps_all_but_the_end_mark_is_taken_in_whichever_chunks_that_mark_comes() {
     let bytes = ended(&[10]);
     for cut in 11..bytes.len() {
-        let mut half = ReceiveHalf::new(0, 12, 100);
+        let mut half = accepted_receiver(0, 12, 100);
         half.handle_data(&at(0), bytes.slice(..cut));
         half.reclaim(4);
         while half.poll_output().is_some() {}

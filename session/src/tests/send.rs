@@ -9,7 +9,7 @@ fn the_opening_comes_first_and_once_and_nothing_precedes_the_answer() {
     assert_eq!(half.accepted(), None);
     half.finish();
     assert!(half.has_output());
-    assert_eq!(drain(&mut half, 100).0, [SendOutput::Open]);
+    assert_eq!(drain(&mut half, 100).0, [SendOutput::Open { epoch: 0 }]);
     assert_eq!(drain(&mut half, 100).0, []);
     half.handle_accept(&accept(0));
     assert_eq!(half.accepted(), Some(Ok(())));
@@ -181,7 +181,9 @@ fn a_finish_resolves_when_the_end_was_consumed_and_not_before() {
     half.abort(Code::Cancelled, "too late");
     half.handle_abort(Code::ConsumerGone, 0, "too late".to_owned());
     assert_eq!(half.finished(), Finished::Consumed);
-    assert_eq!(drain(&mut half, 100).0, []);
+    assert!(!half.is_settled());
+    assert_eq!(drain(&mut half, 100).0, [SendOutput::EndAck]);
+    assert!(half.is_settled());
     assert_eq!(half.write(&message(1)), Err(WriteError::Finished));
 }
 
@@ -286,7 +288,7 @@ fn an_abort_while_the_answer_is_awaited_is_told() {
 }
 
 #[test]
-fn an_abort_from_the_other_side_is_not_answered_and_claims_no_more_than_was_sent() {
+fn an_abort_from_the_other_side_is_acknowledged_and_claims_no_more_than_was_sent() {
     let mut half = open_sender(100);
     half.write(&message(9)).unwrap();
     half.write(&message(9)).unwrap();
@@ -294,6 +296,6 @@ fn an_abort_from_the_other_side_is_not_answered_and_claims_no_more_than_was_sent
     half.handle_credit(&credit(10, 10, 100));
     half.handle_abort(Code::ConsumerGone, u64::MAX, "gone".to_owned());
     assert_eq!(half.finished(), Finished::Aborted(why(Code::ConsumerGone, 20, "gone")));
-    assert_eq!(drain(&mut half, 100).0, []);
+    assert_eq!(drain(&mut half, 100).0, [SendOutput::EndAck]);
     assert_eq!(half.buffered_bytes(), 0);
 }

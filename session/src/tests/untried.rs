@@ -1,6 +1,6 @@
 //! Streams that nobody has begun to read, beside those that are read.
 
-use super::{at, encoded};
+use super::{accepted_receiver, at, encoded};
 use crate::{CreditPolicy, Grant, Read, ReceiveHalf, SharedBudget, SharedBudgetConfig};
 
 /// Four bytes that every stream may hold beside the budget.
@@ -176,7 +176,7 @@ fn streams_that_nobody_reads_hold_nothing_of_the_pool_for_long_messages() {
     let bytes = encoded(&[900]).freeze();
     let mut halves: Vec<_> = (0..100)
         .map(|stream| {
-            let mut half = ReceiveHalf::new(0, policy.open(stream, None), 1000);
+            let mut half = accepted_receiver(0, policy.open(stream, None), 1000);
             half.handle_data(&at(0), bytes.slice(..usize::try_from(HEAD).unwrap()));
             half
         })

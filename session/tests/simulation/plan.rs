@@ -3,7 +3,13 @@
 use bytes::Bytes;
 use trunkline_session::SharedBudgetConfig;
 
-use crate::{random::Random, relay::Sabotage};
+use crate::{
+    random::Random,
+    relay::{Sabotage, Word},
+};
+
+/// How long an end waits for a path where nobody is impatient, counted from the last fault: longer than it takes to resume.
+const PATIENCE_ROUNDS: u64 = 300;
 
 /// How the producing application leaves its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,14 +40,47 @@ pub(crate) struct Reader {
     pub(crate) binds_at: u64,
 }
 
+/// When a path is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// In this round.
+    At(u64),
+    /// So many rounds after this was said. 0: before it has gone anywhere.
+    After(Word, u64),
+}
+
+/// What becomes of the paths of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct PathsPlan {
+    pub(crate) losses: Vec<Moment>,
+    /// The round from which on no path leads anywhere.
+    pub(crate) dark_from: Option<u64>,
+    /// How many rounds the producer and the consumer wait for a path, where they are impatient.
+    pub(crate) patience: Option<(u64, u64)>,
+    /// How many RESUMEs are refused, at most.
+    pub(crate) refusals: usize,
+    /// The most rounds that a RESUME waits on its way for a trunk, or for its consumer to come back.
+    pub(crate) outage_rounds_max: u64,
+}
+
+impl PathsPlan {
+    /// The round in which somebody who waits since then, for as long as that, waits no longer.
+    pub(crate) fn waits_until(since: u64, patience: Option<u64>, last_fault: u64) -> u64 {
+        patience.map_or(since.max(last_fault) + PATIENCE_ROUNDS, |rounds| since + rounds)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct StreamPlan {
     pub(crate) process: usize,
     pub(crate) messages: Vec<Bytes>,
     pub(crate) ending: Ending,
     pub(crate) reader: Reader,
-    /// The round in which the path breaks for good.
-    pub(crate) breaks_at: Option<u64>,
+    pub(crate) paths: PathsPlan,
+    /// From this round on nothing breaks but what was drawn to break at a word, and every application reads.
+    pub(crate) calm_from: u64,
+    /// The consuming process forgets the stream as soon as it may.
+    pub(crate) is_forgotten: bool,
     /// Bytes that the producer's node lets the producer be ahead.
     pub(crate) allowance: u64,
     pub(crate) delay_rounds_max: u64,
@@ -52,7 +91,7 @@ pub(crate) struct StreamPlan {
 pub(crate) struct Plan {
     pub(crate) budgets: Vec<SharedBudgetConfig>,
     pub(crate) streams: Vec<StreamPlan>,
-    /// From this round on nothing breaks, and every application reads.
+    /// As each stream's.
     pub(crate) calm_from: u64,
 }
 
@@ -84,7 +123,9 @@ impl Plan {
                 // Where the budget is short, a stream that is read as bytes is let go on by the length of a length.
                 turns += bytes as u64 / 4;
             }
-            turns * (4 * stream.delay_rounds_max + 8)
+            // With each path that is lost, all may begin anew.
+            let paths = stream.paths.losses.len() as u64 + 1;
+            (turns * (4 * stream.delay_rounds_max + 8) + 2 * PATIENCE_ROUNDS) * paths
         };
         self.calm_from + 500 + self.streams.iter().map(cost).sum::<u64>()
     }
@@ -156,11 +197,40 @@ fn stream(
             refuses: has_faults && random.percent(4),
             binds_at: random.pick(&[0, 0, 30]),
         },
-        breaks_at: (has_faults && random.percent(8)).then(|| random.below(calm_from)),
+        paths: paths(random, calm_from, sabotage),
+        calm_from,
+        is_forgotten: random.percent(50),
         messages,
         allowance: random.pick(&[300, 5_000, u64::MAX / 4]),
         delay_rounds_max: random.pick(&[0, 1, 8]),
         chunk_bytes_max: random.pick(&[1, 7, 100, 3_000, 65_536]).max(length_max / 50),
+    }
+}
+
+/// Draws what becomes of a stream's paths. Beside a sabotage of these all are lost some time, and none for good.
+fn paths(random: &mut Random, calm_from: u64, sabotage: Option<Sabotage>) -> PathsPlan {
+    let (is_lossy, is_impatient, is_dark) = match sabotage {
+        None => (random.percent(40), random.percent(10), random.percent(8)),
+        Some(fault) => (fault.needs_losses(), false, false),
+    };
+    if !is_lossy && !is_impatient && !is_dark {
+        return PathsPlan::default();
+    }
+    let losses = (0..random.pick(&[1, 2, 3, 4, 8])).map(|_| {
+        if random.percent(40) {
+            Moment::At(random.below(calm_from))
+        } else {
+            let words = if random.percent(40) { Word::RARE } else { Word::ALL };
+            Moment::After(random.pick(words), random.pick(&[0, 0, 1, 2, 8]))
+        }
+    });
+    let losses = losses.collect();
+    PathsPlan {
+        losses,
+        dark_from: is_dark.then(|| random.below(calm_from)),
+        patience: (is_dark || is_impatient).then(|| (random.between(5, 80), random.between(5, 80))),
+        refusals: random.pick(&[0, 0, 1, 3]),
+        outage_rounds_max: random.pick(&[0, 0, 20, 60]),
     }
 }
 
