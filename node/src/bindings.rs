@@ -1,13 +1,14 @@
 //! Which consumer names are bound on this node, and which opens wait for one: a plain table, no clock, no I/O.
 //!
 //! Parallel programs start in any order, so an open whose consumer is not there yet is parked. The table of parked
-//! opens is bounded; who parks them sees to it that they expire.
+//! opens is bounded; who parks them sees to it that they expire. Streams that are resumed wait for one life of their consumer, which
+//! comes back with its process; they are as many as their node may carry, and are withdrawn by who resumes them.
 
 use std::collections::{BTreeMap, HashMap};
 
 use trunkline_proto::{
     code::Code,
-    id::{ConsumerName, JobName, RunId},
+    id::{ConsumerName, Incarnation, JobName, RunId},
 };
 
 /// A consumer's name on this node. The run is no part of it: two runs of one job must not both own the name.
@@ -22,6 +23,8 @@ pub(crate) struct Binding {
     pub(crate) bind: u64,
     /// The run that the process belongs to.
     pub(crate) run: RunId,
+    /// The consumer's life.
+    pub(crate) life: Incarnation,
 }
 
 /// Why the node refuses what a process asked, be it to attach.
@@ -45,6 +48,20 @@ pub(crate) enum Admission {
     Refused(Refusal),
 }
 
+/// What becomes of a stream that is resumed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Resumption {
+    /// Offer it to this process, which has that life of the consumer.
+    Offer(u64),
+    /// That life is nowhere to be found: another holds the name.
+    Refused(Refusal),
+    /// It has to wait for that life.
+    Wait,
+}
+
+/// Resumed streams are looked through for such as were withdrawn once so many wait.
+const RESUMES_MIN: usize = 1024;
+
 /// Bound names and parked opens `T`, which are told apart by numbers of the caller's.
 #[derive(Debug)]
 pub(crate) struct Bindings<T> {
@@ -52,14 +69,31 @@ pub(crate) struct Bindings<T> {
     parked: HashMap<Name, BTreeMap<u64, (RunId, T)>>,
     parked_count: usize,
     parked_max: usize,
+    /// Lives of consumers whose processes are attached, by process: also of those that are not bound any more.
+    lives: HashMap<Incarnation, u64>,
+    /// Resumed streams that wait for a life.
+    resumes: HashMap<Name, Vec<(Incarnation, T)>>,
+    resumes_count: usize,
+    /// At how many of them those that were withdrawn are thrown out next.
+    resumes_look_at: usize,
 }
 
 impl<T> Bindings<T> {
     pub(crate) fn new(parked_max: usize) -> Self {
-        Self { bound: HashMap::new(), parked: HashMap::new(), parked_count: 0, parked_max }
+        Self {
+            bound: HashMap::new(),
+            parked: HashMap::new(),
+            parked_count: 0,
+            parked_max,
+            lives: HashMap::new(),
+            resumes: HashMap::new(),
+            resumes_count: 0,
+            resumes_look_at: RESUMES_MIN,
+        }
     }
 
-    /// Binds a name, and returns the opens that waited for it: each with the refusal that its run earns it, if any.
+    /// Binds a name, and returns the streams that waited for it: each with the refusal that its run or its consumer's life earns
+    /// it, if any.
     pub(crate) fn bind(&mut self, name: Name, binding: Binding) -> Result<Vec<(T, Option<Refusal>)>, Refusal> {
         if let Some(holder) = self.bound.get(&name) {
             let text = format!("{}/{} is bound already, by run {}", name.0, name.1, holder.run);
@@ -67,10 +101,68 @@ impl<T> Bindings<T> {
         }
         let waited = self.parked.remove(&name).unwrap_or_default();
         self.parked_count -= waited.len();
-        let waited =
-            waited.into_values().map(|(run, open)| (open, Self::mismatch(&name, &binding.run, &run))).collect();
+        let waited = waited.into_values().map(|(run, open)| (open, Self::mismatch(&name, &binding.run, &run)));
+        let resumes = self.resumes.remove(&name).unwrap_or_default();
+        self.resumes_count -= resumes.len();
+        let resumes = resumes.into_iter().map(|(life, stream)| (stream, Self::stranger(&name, binding.life, life)));
+        let waited = waited.chain(resumes).collect();
+        self.lives.insert(binding.life, binding.process);
         self.bound.insert(name, binding);
         Ok(waited)
+    }
+
+    /// A process has streams of a consumer's life that takes nothing new. Returns those that waited for it.
+    pub(crate) fn hold(&mut self, name: &Name, life: Incarnation, process: u64) -> Vec<T> {
+        self.lives.insert(life, process);
+        let Some(waiting) = self.resumes.get_mut(name) else { return Vec::new() };
+        let taken: Vec<_> = waiting.extract_if(.., |(awaited, _)| *awaited == life).map(|(_, stream)| stream).collect();
+        if waiting.is_empty() {
+            self.resumes.remove(name);
+        }
+        self.resumes_count -= taken.len();
+        taken
+    }
+
+    /// A consumer's life is over, or is known to this process no more.
+    pub(crate) fn end_life(&mut self, life: Incarnation, process: u64) {
+        if self.lives.get(&life) == Some(&process) {
+            self.lives.remove(&life);
+        }
+    }
+
+    /// What becomes of a stream that is resumed with this life of a consumer.
+    pub(crate) fn resume(&self, name: &Name, life: Incarnation) -> Resumption {
+        if let Some(process) = self.lives.get(&life) {
+            return Resumption::Offer(*process);
+        }
+        match self.bound.get(name).and_then(|holder| Self::stranger(name, holder.life, life)) {
+            Some(refusal) => Resumption::Refused(refusal),
+            None => Resumption::Wait,
+        }
+    }
+
+    /// Has a resumed stream wait for a life. Those that were withdrawn are thrown out now and then.
+    pub(crate) fn await_life(&mut self, name: Name, life: Incarnation, stream: T, is_withdrawn: impl Fn(&T) -> bool) {
+        self.resumes.entry(name).or_default().push((life, stream));
+        self.resumes_count += 1;
+        if self.resumes_count >= self.resumes_look_at {
+            self.resumes.retain(|_, waiting| {
+                waiting.retain(|(_, stream)| !is_withdrawn(stream));
+                !waiting.is_empty()
+            });
+            self.resumes_count = self.resumes.values().map(Vec::len).sum();
+            self.resumes_look_at = RESUMES_MIN.max(2 * self.resumes_count);
+        }
+    }
+
+    fn stranger(name: &Name, bound: Incarnation, asked: Incarnation) -> Option<Refusal> {
+        (bound != asked).then(|| Refusal {
+            code: Code::OutcomeUnknown,
+            text: format!(
+                "another life of {}/{} is bound, and nothing is known of the one that took the stream",
+                name.0, name.1
+            ),
+        })
     }
 
     /// Frees a name, if this bind of this process holds it.
@@ -117,9 +209,10 @@ impl<T> Bindings<T> {
         Some(open)
     }
 
-    /// The parked opens, in no particular order.
+    /// The streams that wait, in no particular order.
     pub(crate) fn parked(&self) -> impl Iterator<Item = &T> {
-        self.parked.values().flat_map(|waiting| waiting.values().map(|(_, open)| open))
+        let opens = self.parked.values().flat_map(|waiting| waiting.values().map(|(_, open)| open));
+        opens.chain(self.resumes.values().flat_map(|waiting| waiting.iter().map(|(_, stream)| stream)))
     }
 
     fn mismatch(name: &Name, bound: &RunId, asked: &RunId) -> Option<Refusal> {
@@ -143,7 +236,54 @@ mod tests {
     }
 
     fn binding(process: u64, run_id: &str) -> Binding {
-        Binding { process, bind: 1, run: run(run_id) }
+        Binding { process, bind: 1, run: run(run_id), life: life(process) }
+    }
+
+    fn life(number: u64) -> Incarnation {
+        Incarnation::from_bits(number.into())
+    }
+
+    #[test]
+    fn a_resumed_stream_waits_for_its_consumers_life_and_for_no_other() {
+        let mut bindings = Bindings::new(0);
+        assert_eq!(bindings.resume(&name("c"), life(1)), Resumption::Wait);
+        bindings.await_life(name("c"), life(1), "first", |_| false);
+        bindings.await_life(name("c"), life(2), "second", |_| false);
+        let waited = bindings.bind(name("c"), binding(1, "1")).unwrap();
+        let codes: Vec<_> =
+            waited.iter().map(|(stream, refusal)| (*stream, refusal.as_ref().map(|r| r.code))).collect();
+        assert_eq!(codes, [("first", None), ("second", Some(Code::OutcomeUnknown))]);
+        assert_eq!(bindings.resume(&name("c"), life(1)), Resumption::Offer(1));
+        assert!(matches!(bindings.resume(&name("c"), life(2)), Resumption::Refused(_)));
+        // A name that is free again says nothing of a life whose process is still there.
+        bindings.unbind(&name("c"), 1, 1);
+        assert_eq!(bindings.resume(&name("c"), life(1)), Resumption::Offer(1));
+        bindings.end_life(life(1), 2);
+        assert_eq!(bindings.resume(&name("c"), life(1)), Resumption::Offer(1), "a stranger ended it");
+        bindings.end_life(life(1), 1);
+        assert_eq!(bindings.resume(&name("c"), life(1)), Resumption::Wait);
+    }
+
+    #[test]
+    fn a_life_that_takes_nothing_new_gets_what_waited_for_it_though_another_holds_the_name() {
+        let mut bindings = Bindings::new(0);
+        bindings.await_life(name("c"), life(1), "mine", |_| false);
+        bindings.await_life(name("c"), life(2), "another's", |_| false);
+        assert_eq!(bindings.hold(&name("c"), life(1), 9), ["mine"]);
+        assert_eq!(bindings.hold(&name("c"), life(1), 9), Vec::<&str>::new());
+        bindings.bind(name("c"), binding(2, "1")).unwrap();
+        assert_eq!(bindings.resume(&name("c"), life(1)), Resumption::Offer(9));
+        assert_eq!(bindings.parked().count(), 0);
+    }
+
+    #[test]
+    fn withdrawn_resumptions_do_not_pile_up() {
+        let mut bindings = Bindings::new(0);
+        for number in 0..10 * RESUMES_MIN {
+            bindings.await_life(name("c"), life(1), number, |number| !number.is_multiple_of(RESUMES_MIN));
+            assert!(bindings.parked().count() <= RESUMES_MIN, "{number}");
+        }
+        assert_eq!(bindings.resumes_count, bindings.parked().count());
     }
 
     #[test]

@@ -64,6 +64,9 @@ const STREAMS_MAX: usize = 1_000_000;
 /// Attached processes, a file descriptor each. The next one is refused with `busy`.
 const PROCESSES_MAX: usize = 1_024;
 
+/// How long a stream outlives the loss of its path: long enough to restart a node by hand, or to mend a cable.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Consumers that one process binds. The next one is refused with `busy`.
 const BINDS_PER_PROCESS_MAX: usize = 4_096;
 
@@ -195,6 +198,10 @@ pub struct LimitsConfig {
     /// `open_timeout_ms`, 1 to 86,400,000, default 30,000: how long an open waits for its consumer to be bound, and
     /// for its peer to be reached. Then it fails with `not_bound` or `unreachable`.
     pub open_timeout: Duration,
+    /// `patience_ms`, 0 to 86,400,000, default 300,000: how long streams outlive the loss of their path: a trunk, this node, or
+    /// a peer. What processes are told when they attach, unless they have another wish; and for how long this node keeps what
+    /// it has to tell of processes that are gone. At 0, a stream ends with its path.
+    pub patience: Duration,
     /// `parked_opens_max`, 1 to 1,000,000, default 4,096: opens that wait at once. The next one fails with `busy`.
     pub parked_opens_max: usize,
     /// `streams_max`, 1 to 10,000,000, default 1,000,000: streams on the whole node. The next one fails with `busy`.
@@ -219,6 +226,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             open_timeout: OPEN_TIMEOUT,
+            patience: PATIENCE,
             parked_opens_max: PARKED_OPENS_MAX,
             streams_max: STREAMS_MAX,
             processes_max: PROCESSES_MAX,

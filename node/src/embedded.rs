@@ -111,8 +111,10 @@ pub fn start(config: NodeConfig, identity: Identity) -> Result<EmbeddedNode, Nod
 
     let tasks = Rc::new(LocalSet::new());
     let mut acceptors = vec![tasks.spawn_local(trunk::serve(Rc::clone(&node))).abort_handle()];
+    acceptors.push(tasks.spawn_local(trunk::watch(Rc::clone(&node))).abort_handle());
     let ticks = Rc::clone(node.relays.ticks());
     acceptors.push(tasks.spawn_local(async move { ticks.run().await }).abort_handle());
+    acceptors.push(tasks.spawn_local(Rc::clone(&node).serve_orphans()).abort_handle());
     if let (Some(socket), Some(allowed)) = (local, allowed) {
         acceptors.push(tasks.spawn_local(link::serve(Rc::clone(&node), socket, allowed)).abort_handle());
     }

@@ -45,6 +45,16 @@ pub(crate) fn accepted(open: &Open) {
     tell!(open, {}, "stream accepted");
 }
 
+/// It was taken up again, at this offset.
+pub(crate) fn resumed(open: &Open, offset: u64) {
+    tell!(open, { epoch = open.epoch, offset = offset }, "stream resumed");
+}
+
+/// Its path is lost; it may be taken up again.
+pub(crate) fn suspended(open: &Open, offset: u64, why: &str) {
+    tell!(open, { epoch = open.epoch, offset = offset }, "stream suspended: {}", printable(why));
+}
+
 /// It never came to be.
 pub(crate) fn refused(open: &Open, code: Code, why: &str) {
     tell!(open, { code = display(code), offset = 0 }, "stream refused: {}", printable(why));

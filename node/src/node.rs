@@ -3,28 +3,30 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
     fmt,
-    rc::Rc,
+    future::pending,
+    rc::{Rc, Weak},
     time::{Duration, Instant},
 };
 
 use tokio::{
     sync::watch,
     task::spawn_local,
-    time::{sleep, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 use tracing::{info, warn};
 use trunkline_certs::Identity;
 use trunkline_proto::{
     code::Code,
-    id::{ClusterName, NodeId},
+    id::{ClusterName, Incarnation, NodeId},
     message::{Drain, Open},
     version::SOFTWARE,
 };
 
 use crate::{
-    bindings::{Admission, Binding, Bindings, Refusal},
+    bindings::{Admission, Binding, Bindings, Refusal, Resumption},
     config::{self, ConfigError, NodeConfig},
     events::{self, counted},
     link::{
@@ -33,7 +35,7 @@ use crate::{
         socket::SocketError,
     },
     refusals::Refusals,
-    relay::{End, Relay, Relays},
+    relay::{End, Relay, Relays, Side, Tombstones},
     trunk::{self, Trunks, endpoint::EndpointError},
 };
 
@@ -41,6 +43,9 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// The same, when there was no stream to drain.
 const LAST_WORDS_IDLE: Duration = Duration::from_millis(50);
+
+/// Ends of streams that are kept for producers who may ask. One takes some 100 bytes.
+const TOMBSTONES_MAX: usize = 65_536;
 
 /// Why a node did not start. Nothing was left behind but, perhaps, the lock file of a socket.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +110,7 @@ impl Node {
             id: identity.node_id().clone(),
             cluster: identity.cluster().clone(),
             trunks,
-            relays: Rc::default(),
+            relays: Relays::new(Tombstones::new(config.limits.patience, TOMBSTONES_MAX)),
             bindings: RefCell::new(Bindings::new(config.limits.parked_opens_max)),
             processes: RefCell::default(),
             refusals: Refusals::default(),
@@ -188,8 +193,16 @@ impl Node {
     /// of it.
     ///
     /// Refused at once, it never becomes a relay: whoever asks without end must not fill this node with answers.
-    pub(crate) fn open(self: &Rc<Self>, open: Open, up: End, came: Came) -> Result<Rc<Relay>, Refusal> {
-        if let Some(refusal) = self.refusal(&open, came) {
+    ///
+    /// With `resume`, it is not opened but taken up again, with that life of its consumer.
+    pub(crate) fn open(
+        self: &Rc<Self>,
+        open: Open,
+        resume: Option<Incarnation>,
+        up: End,
+        came: Came,
+    ) -> Result<Rc<Relay>, Refusal> {
+        if let Some(refusal) = self.refusal(&open, resume.is_some(), came) {
             events::refused(&open, refusal.code, &refusal.text);
             return Err(refusal);
         }
@@ -198,32 +211,95 @@ impl Node {
             Came::FromProcess(number) => Some(number),
             Came::FromPeer => None,
         };
-        let relay = self.relays.add(open, up, process);
+        let relay = self.relays.add(open, resume, up, process);
         events::opened(&relay.open);
-        if here {
-            self.open_here(&relay);
-        } else {
-            trunk::open(self, &relay);
+        match resume {
+            Some(life) if here => self.resume_here(&relay, life),
+            None if here => self.open_here(&relay),
+            _ => trunk::open(self, &relay),
         }
         Ok(relay)
     }
 
-    fn refusal(&self, open: &Open, came: Came) -> Option<Refusal> {
+    fn refusal(&self, open: &Open, is_resumed: bool, came: Came) -> Option<Refusal> {
         let refusal = |code, text| Some(Refusal { code, text });
         let streams_max = self.config.limits.streams_max;
         if self.is_draining() {
             refusal(Code::Draining, format!("{} is shutting down", self.id))
         } else if self.relays.existing() >= streams_max {
             refusal(Code::Busy, format!("{} carries {streams_max} streams, the most it may (`streams_max`)", self.id))
-        } else if open.epoch != 0 {
-            refusal(Code::Protocol, "a new stream begins with epoch 0".to_owned())
+        } else if open.node == self.id && is_resumed {
+            None
         } else if open.node == self.id {
             let name = (open.job.name.clone(), open.consumer.clone());
             self.bindings.borrow().refusal(&name, &open.job.run)
         } else if came == Came::FromPeer {
             refusal(Code::UnknownNode, format!("this is {}, not {}", self.id, open.node))
+        } else if is_resumed {
+            trunk::resume_refusal(self, &open.node)
         } else {
             trunk::refusal(self, &open.node)
+        }
+    }
+
+    /// The consumer took the stream on this node, and is asked to go on with it; or what is known of it answers.
+    fn resume_here(self: &Rc<Self>, relay: &Rc<Relay>, life: Incarnation) {
+        let name = (relay.open.job.name.clone(), relay.open.consumer.clone());
+        let resumption = self.bindings.borrow().resume(&name, life);
+        if let Resumption::Offer(process) = resumption {
+            match self.processes.borrow().get(&process) {
+                Some(process) => process.offer(relay, 0),
+                None => relay.fail(Code::ConsumerGone, "the consumer's process is gone"),
+            }
+            return;
+        }
+        let now = Instant::now();
+        let stream = (relay.open.incarnation, relay.open.number);
+        let (epitaph, ended) = {
+            let mut tombstones = self.relays.tombstones().borrow_mut();
+            (tombstones.stream(stream, now), tombstones.life(life, now))
+        };
+        match (epitaph, ended, resumption) {
+            (Some(epitaph), ..) => relay.answer_with(epitaph),
+            (None, Some(code), _) => relay.fail(code, &format!("the process of consumer {} is gone", name.1)),
+            (None, None, Resumption::Refused(Refusal { code, text })) => relay.fail(code, &text),
+            (None, None, _) => {
+                events::parked(&relay.open, "its consumer is not there");
+                let parked = Parked { relay: Rc::clone(relay), since: now };
+                let is_withdrawn = |parked: &Parked| parked.relay.is_over();
+                self.bindings.borrow_mut().await_life(name, life, parked, is_withdrawn);
+            }
+        }
+    }
+
+    /// Has the streams of producers that are gone taken up, or kept, until they are ended at their consumers or patience is
+    /// over. For as long as it is polled.
+    pub(crate) async fn serve_orphans(self: Rc<Self>) -> Infallible {
+        let patience = self.config.limits.patience;
+        // All wait equally long: the oldest is the first whose time is over.
+        let mut kept: VecDeque<(Instant, Weak<Relay>)> = VecDeque::new();
+        loop {
+            let due = kept.front().map(|(until, _)| *until);
+            let expiry = async {
+                match due {
+                    Some(until) => sleep_until(until.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                orphan = self.relays.orphan() => {
+                    if orphan.open.node != self.id && orphan.is_unsent() {
+                        trunk::open(&self, &orphan);
+                    }
+                    kept.push_back((Instant::now() + patience, Rc::downgrade(&orphan)));
+                }
+                () = expiry => {
+                    let orphan = kept.pop_front().and_then(|(_, orphan)| orphan.upgrade());
+                    if let Some(orphan) = orphan.filter(|orphan| !orphan.is_over()) {
+                        orphan.fail(Code::ProducerGone, "its producer is gone, and its consumer could not be told");
+                    }
+                }
+            }
         }
     }
 
@@ -262,7 +338,11 @@ impl Node {
             return Err(Refusal { code: Code::Draining, text: format!("{} is shutting down", self.id) });
         }
         let name = (local.job.name.clone(), local.consumer.clone());
-        let binding = Binding { process: process.number, bind, run: local.job.run.clone() };
+        if local.resumes_only {
+            let waited = self.bindings.borrow_mut().hold(&name, local.life, process.number);
+            return Ok(waited.into_iter().map(|parked| parked.relay).collect());
+        }
+        let binding = Binding { process: process.number, bind, run: local.job.run.clone(), life: local.life };
         let waited = self.bindings.borrow_mut().bind(name, binding)?;
         let mut offered = Vec::with_capacity(waited.len());
         for (Parked { relay, .. }, refusal) in waited {
@@ -300,8 +380,8 @@ impl Node {
             why = hurry => Some(why.to_string()),
         };
         if let Some(why) = cut_short {
-            warn!("{why}: {}", streams("stream is aborted", "streams are aborted"));
-            self.fail_all();
+            warn!("{why}: {}", streams("stream is let go", "streams are let go"));
+            self.let_go();
         }
         if !self.processes.borrow().is_empty() || !self.trunks.all().is_empty() {
             sleep(last_words).await;
@@ -312,7 +392,7 @@ impl Node {
     pub(crate) fn end(&self) {
         // No one may be watching.
         let _ = self.draining.send_replace(true);
-        self.fail_all();
+        self.let_go();
         self.trunks.abandon();
         self.bindings.replace(Bindings::new(0));
         for process in self.processes.take().into_values() {
@@ -324,9 +404,18 @@ impl Node {
         }
     }
 
-    fn fail_all(&self) {
+    /// Ends what cannot go on with this node's next life: streams of a program that the node is embedded in, and such as have no
+    /// consumer yet. The others are resumed by their producers.
+    fn let_go(&self) {
+        let embedded: Vec<_> =
+            self.processes.borrow().values().filter(|process| process.is_embedded).cloned().collect();
+        let is_embedded = |end: Option<End>| {
+            end.is_some_and(|end| embedded.iter().any(|process| Rc::ptr_eq(&process.outlet, &end.outlet)))
+        };
         for relay in self.relays.all() {
-            relay.fail(Code::Draining, &format!("{} has shut down", self.id));
+            if relay.is_pending() || is_embedded(relay.end(Side::Up)) || is_embedded(relay.end(Side::Down)) {
+                relay.fail(Code::Draining, &format!("{} has shut down", self.id));
+            }
         }
     }
 }

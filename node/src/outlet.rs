@@ -82,6 +82,11 @@ impl Outlet {
         self.streams.borrow().get(&stream).cloned()
     }
 
+    /// The relays of all streams that have an id here.
+    pub(crate) fn streams(&self) -> Vec<Rc<Relay>> {
+        self.streams.borrow().values().cloned().collect()
+    }
+
     /// How many streams the connection carries.
     pub(crate) fn streams_count(&self) -> usize {
         self.streams.borrow().len()

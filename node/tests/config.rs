@@ -48,6 +48,7 @@ fn the_smallest_file_gets_the_documented_defaults() {
     assert_eq!((local.users, local.groups), (vec![], vec![]));
     assert_eq!((config.admin, config.peers), (None, vec![]));
     assert_eq!(config.limits.open_timeout, Duration::from_secs(30));
+    assert_eq!(config.limits.patience, Duration::from_secs(300));
     assert_eq!(config.limits.parked_opens_max, 4_096);
     assert_eq!(config.limits.streams_max, 1_000_000);
     assert_eq!(config.limits.processes_max, 1_024);
@@ -90,6 +91,7 @@ fn every_key_can_be_set() {
         addresses = ["node_c:1"]
         [limits]
         open_timeout_ms = 1
+        patience_ms = 0
         parked_opens_max = 2
         streams_max = 3
         processes_max = 4
@@ -350,9 +352,10 @@ fn all_that_is_wrong_is_said_at_once_in_the_order_of_the_file() {
 type Set = fn(&mut NodeConfig, u64);
 
 /// Every number of a configuration.
-const NUMBERS: [(&str, Set); 18] = [
+const NUMBERS: [(&str, Set); 19] = [
     ("drain_timeout_ms", |config, number| config.drain_timeout = Duration::from_millis(number)),
     ("limits.open_timeout_ms", |config, number| config.limits.open_timeout = Duration::from_millis(number)),
+    ("limits.patience_ms", |config, number| config.limits.patience = Duration::from_millis(number)),
     ("limits.parked_opens_max", |config, number| config.limits.parked_opens_max = number.try_into().unwrap()),
     ("limits.streams_max", |config, number| config.limits.streams_max = number.try_into().unwrap()),
     ("limits.processes_max", |config, number| config.limits.processes_max = number.try_into().unwrap()),

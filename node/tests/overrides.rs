@@ -98,7 +98,7 @@ fn flags_and_variables_are_named_after_the_path_of_their_key() {
 }
 
 /// For every key a value that is neither that of [`TEXT`] nor the default: as text, and as the file would say it.
-const VALUES: [(&str, &str, &str); 30] = [
+const VALUES: [(&str, &str, &str); 31] = [
     ("listen", "127.0.0.1:7401", "\"127.0.0.1:7401\""),
     ("drain_timeout_ms", "5", "5"),
     ("identity.certificate", "/a/cert.pem", "\"/a/cert.pem\""),
@@ -110,6 +110,7 @@ const VALUES: [(&str, &str, &str); 30] = [
     ("admin.socket", "/a/a.sock", "\"/a/a.sock\""),
     ("peer", "node-d=d:1,e:2", "[{id = \"node-d\", addresses = [\"d:1\", \"e:2\"]}]"),
     ("limits.open_timeout_ms", "1_000", "1000"),
+    ("limits.patience_ms", "1_000", "1000"),
     ("limits.parked_opens_max", "2", "2"),
     ("limits.streams_max", " 3 ", "3"),
     ("limits.processes_max", "4", "4"),

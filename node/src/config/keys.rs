@@ -53,6 +53,7 @@ pub static KEYS: &[Key] = &[
                peers stand between spaces",
     },
     number("limits.open_timeout_ms", 1..=86_400_000, "How long an open waits for its consumer and its peer"),
+    number("limits.patience_ms", 0..=86_400_000, "How long streams outlive the loss of their path"),
     number("limits.parked_opens_max", 1..=1_000_000, "Opens that wait at once"),
     number("limits.streams_max", 1..=10_000_000, "Streams on the whole node"),
     number("limits.processes_max", 1..=65_536, "Attached processes"),

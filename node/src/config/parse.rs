@@ -172,6 +172,7 @@ fn limits(mut section: Section<'_, '_>) -> LimitsConfig {
     let default = LimitsConfig::default();
     let limits = LimitsConfig {
         open_timeout: section.duration("open_timeout_ms", default.open_timeout),
+        patience: section.duration("patience_ms", default.patience),
         parked_opens_max: section.count("parked_opens_max", default.parked_opens_max),
         streams_max: section.count("streams_max", default.streams_max),
         processes_max: section.count("processes_max", default.processes_max),

@@ -167,6 +167,7 @@ impl Found {
     fn limits(&mut self, limits: &LimitsConfig) {
         let LimitsConfig {
             open_timeout,
+            patience,
             parked_opens_max,
             streams_max,
             processes_max,
@@ -176,6 +177,7 @@ impl Found {
             hello_timeout,
         } = *limits;
         self.milliseconds("limits.open_timeout_ms", open_timeout);
+        self.milliseconds("limits.patience_ms", patience);
         self.number("limits.parked_opens_max", parked_opens_max);
         self.number("limits.streams_max", streams_max);
         self.number("limits.processes_max", processes_max);

@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     convert::Infallible,
     io::{self, IoSlice},
     rc::Rc,
@@ -23,8 +23,8 @@ use tracing::debug;
 use trunkline_proto::{
     code::Code,
     frame::{DataHeader, Decoder, Frame, FrameError},
-    id::{ConsumerName, JobId},
-    message::{Abort, Bind, Bound, LinkHello, Open, Refused},
+    id::{ConsumerName, Incarnation, JobId},
+    message::{Abort, Bind, Bound, Consumed, EndAck, LinkHello, Open, Refused, Resume},
     outgoing::Outgoing,
     version::{Offer, SOFTWARE},
 };
@@ -38,7 +38,8 @@ use crate::{
     events::{self, counted},
     node::{Came, Node},
     outlet::{Kind, Outlet},
-    relay::{End, Pool, Relay, Side},
+    relay::{End, Epitaph, Pool, Relay, Side},
+    trunk,
 };
 
 /// What a link holds encoded and unwritten. More would only make control wait behind data.
@@ -55,6 +56,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(crate) struct LocalBind {
     pub(crate) job: JobId,
     pub(crate) consumer: ConsumerName,
+    /// The consumer's life.
+    pub(crate) life: Incarnation,
+    /// It takes nothing new: streams of this life are resumed.
+    pub(crate) resumes_only: bool,
 }
 
 /// One attached process.
@@ -72,6 +77,8 @@ pub(crate) struct Process {
     /// What waits in this node for the process to read it.
     quota: Rc<Pool>,
     binds: RefCell<BTreeMap<u64, LocalBind>>,
+    /// Lives of its consumers, also of such as are not bound any more: the oldest first.
+    lives: RefCell<VecDeque<Incarnation>>,
     /// The next stream id that this node chooses on this link: odd.
     next_stream: Cell<u64>,
     /// The last stream id that the process chose: even.
@@ -121,6 +128,7 @@ impl Process {
                 outlet: Outlet::new(Kind::Link),
                 quota,
                 binds: RefCell::default(),
+                lives: RefCell::default(),
                 next_stream: Cell::new(1),
                 last_opened: Cell::new(0),
             })
@@ -137,6 +145,19 @@ impl Process {
         let stream = self.next_stream.get();
         self.next_stream.set(stream + 2);
         relay.connect_down(&self.outlet, &self.quota, Some(stream), bind);
+    }
+
+    /// A consumer of this process has this life: its streams are resumed here. Of very many, the oldest are forgotten.
+    fn keep_life(&self, node: &Node, life: Incarnation) {
+        let mut lives = self.lives.borrow_mut();
+        if !lives.contains(&life) {
+            lives.push_back(life);
+        }
+        if lives.len() > 2 * node.config.limits.binds_per_process_max
+            && let Some(oldest) = lives.pop_front()
+        {
+            node.bindings.borrow_mut().end_life(oldest, self.number);
+        }
     }
 
     /// Whether the process has a bind of this id.
@@ -184,6 +205,7 @@ pub(crate) async fn serve(node: Rc<Node>, stream: UnixStream, peer: Peer, denied
         cluster: node.cluster.to_string(),
         node: Some(node.id.clone()),
         pid: 0,
+        patience_ms: u64::try_from(node.config.limits.patience.as_millis()).unwrap_or(u64::MAX),
     });
     let mut outgoing = Outgoing::default();
     let ended = tokio::select! {
@@ -214,17 +236,22 @@ pub(crate) fn detach(node: &Node, process: &Process) {
         events::unbound(process.number, &bind.job, &bind.consumer);
         node.bindings.borrow_mut().unbind(&(bind.job.name, bind.consumer), process.number, id);
     }
+    for life in process.lives.take() {
+        node.bindings.borrow_mut().end_life(life, process.number);
+        node.relays.tombstones().borrow_mut().end_life(life, Code::ConsumerGone, Instant::now());
+    }
     let relays = process.outlet.close();
-    let unfinished = relays.len();
+    let unfinished = relays.iter().filter(|relay| !relay.is_over()).count();
     for relay in relays {
-        let up = relay.end(Side::Up).is_some_and(|end| Rc::ptr_eq(&end.outlet, &process.outlet));
-        let down = relay.end(Side::Down).is_some_and(|end| Rc::ptr_eq(&end.outlet, &process.outlet));
         let open = &relay.open;
-        if up {
-            relay.lost(Side::Up, Code::ProducerGone, &format!("the process of producer {} is gone", open.producer));
-        }
-        if down {
-            relay.lost(Side::Down, Code::ConsumerGone, &format!("the process of consumer {} is gone", open.consumer));
+        let texts = [
+            (Side::Up, format!("the process of producer {} is gone", open.producer)),
+            (Side::Down, format!("the process of consumer {} is gone", open.consumer)),
+        ];
+        for (side, text) in texts {
+            if relay.end(side).is_some_and(|end| Rc::ptr_eq(&end.outlet, &process.outlet)) {
+                relay.gone(side, &text);
+            }
         }
     }
     node.detach(process.number);
@@ -344,7 +371,7 @@ fn dispatch(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), 
                 relay.limit(&limit);
             }
         }
-        Frame::Open(open) => handle_open(node, process, open)?,
+        Frame::Open(open) => handle_open(node, process, open, None)?,
         Frame::Accept(accept) => {
             if let Some(relay) = outlet.stream(accept.stream)
                 && from_consumer(accept.stream)?
@@ -366,20 +393,32 @@ fn dispatch(node: &Rc<Node>, process: &Rc<Process>, frame: Frame) -> Result<(), 
                 node.bindings.borrow_mut().unbind(&name, process.number, unbind.bind);
             }
         }
-        Frame::Resume(resume) => {
-            let text = "this version does not resume streams".to_owned();
-            let abort = Abort { stream: resume.open.stream, code: Code::Unsupported, offset: 0, text };
-            outlet.push_frame(abort);
+        Frame::Resume(Resume { open, consumer_incarnation }) => {
+            handle_open(node, process, open, Some(consumer_incarnation))?;
+        }
+        Frame::Resumed(resumed) => {
+            if let Some(relay) = outlet.stream(resumed.stream)
+                && from_consumer(resumed.stream)?
+            {
+                relay.resumed(&resumed);
+            }
+        }
+        Frame::EndAck(EndAck { stream }) => {
+            if let Some(relay) = outlet.stream(stream) {
+                relay.end_ack(if is_producers(stream) { Side::Up } else { Side::Down });
+            }
+        }
+        Frame::Consumed(Consumed { key, consumed, finished, abort }) => {
+            let code = if finished { None } else { Some(abort.map_or(Code::ConsumerGone, |abort| abort.code)) };
+            let mut tombstones = node.relays.tombstones().borrow_mut();
+            tombstones.end((key.incarnation, key.number), Epitaph { consumed, code }, Instant::now());
         }
         Frame::LinkHello(_)
         | Frame::TrunkHello(_)
         | Frame::Drain(_)
         | Frame::Bound(_)
         | Frame::Refused(_)
-        | Frame::Incoming(_)
-        | Frame::Resumed(_)
-        | Frame::Consumed(_)
-        | Frame::ConsumedAck(_) => return Err(Fault::protocol("a frame that a process does not send")),
+        | Frame::Incoming(_) => return Err(Fault::protocol("a frame that a process does not send")),
     }
     Ok(())
 }
@@ -397,7 +436,12 @@ fn from_consumer(stream: u64) -> Result<bool, Fault> {
     if is_producers(stream) { Err(Fault::protocol("a consumer's frame on a stream it sends")) } else { Ok(true) }
 }
 
-fn handle_open(node: &Rc<Node>, process: &Rc<Process>, mut open: Open) -> Result<(), Fault> {
+fn handle_open(
+    node: &Rc<Node>,
+    process: &Rc<Process>,
+    mut open: Open,
+    resume: Option<Incarnation>,
+) -> Result<(), Fault> {
     let stream = open.stream;
     if !is_producers(stream) || stream <= process.last_opened.get() {
         return Err(Fault::protocol(format!("stream id {stream} is odd, or was used before")));
@@ -405,7 +449,7 @@ fn handle_open(node: &Rc<Node>, process: &Rc<Process>, mut open: Open) -> Result
     process.last_opened.set(stream);
     open.producer_node = Some(node.id.clone());
     let up = End { outlet: Rc::clone(&process.outlet), stream: Some(stream) };
-    if let Err(Refusal { code, text }) = node.open(open, up, Came::FromProcess(process.number)) {
+    if let Err(Refusal { code, text }) = node.open(open, resume, up, Came::FromProcess(process.number)) {
         process.outlet.push_frame(Abort { stream, code, offset: 0, text });
     }
     Ok(())
@@ -414,7 +458,9 @@ fn handle_open(node: &Rc<Node>, process: &Rc<Process>, mut open: Open) -> Result
 fn handle_bind(node: &Rc<Node>, process: &Rc<Process>, bind: Bind) {
     let id = bind.bind;
     let outlet = &process.outlet;
-    let local = LocalBind { job: bind.job, consumer: bind.consumer };
+    let awaited_nodes = bind.awaited_nodes;
+    let (life, resumes_only) = (bind.incarnation, bind.resumes_only);
+    let local = LocalBind { job: bind.job, consumer: bind.consumer, life, resumes_only };
     let refuse = |refusal: Refusal| {
         events::bind_refused(process.number, &local.job, &local.consumer, &refusal);
         outlet.push_frame(Refused { bind: id, code: refusal.code, text: refusal.text });
@@ -429,10 +475,16 @@ fn handle_bind(node: &Rc<Node>, process: &Rc<Process>, bind: Bind) {
         match node.bind(process, id, &local) {
             Ok(waited) => {
                 events::bound(process.number, &local.job, &local.consumer, waited.len());
-                process.binds.borrow_mut().insert(id, local);
+                if !resumes_only {
+                    process.binds.borrow_mut().insert(id, local);
+                }
+                process.keep_life(node, life);
                 outlet.push_frame(Bound { bind: id });
                 for relay in waited {
                     process.offer(&relay, id);
+                }
+                for peer in awaited_nodes {
+                    trunk::dial_awaited(node, &peer);
                 }
             }
             Err(refusal) => refuse(refusal),

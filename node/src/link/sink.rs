@@ -7,7 +7,7 @@ use bytes::Bytes;
 use trunkline_proto::{
     code::Code,
     frame::{DATA_BYTES_MAX, DataHeader, Frame},
-    message::{Abort, Accept, Incoming, Open},
+    message::{Abort, EndAck, Incoming, Open},
     outgoing::Outgoing,
 };
 use trunkline_session::Turn;
@@ -81,8 +81,8 @@ pub(crate) fn push(process: &Process, next: Next, sink: &mut impl FrameSink) {
 fn push_up(relay: &Relay, sink: &mut impl FrameSink) {
     let stream = relay.end(Side::Up).and_then(|end| end.stream).unwrap_or_default();
     let news = relay.take_up();
-    if let Some(accept) = news.accept {
-        sink.push_control(Accept { stream, ..accept }.into());
+    if let Some(answer) = news.answer {
+        sink.push_control(answer.into_frame(stream));
     }
     if let Some(credit) = news.credit {
         sink.push_control(credit.into());
@@ -93,19 +93,23 @@ fn push_up(relay: &Relay, sink: &mut impl FrameSink) {
     if let Some(abort) = news.abort {
         sink.push_control(Abort { stream, ..abort }.into());
     }
+    if news.end_ack {
+        sink.push_control(EndAck { stream }.into());
+    }
 }
 
 fn push_down(process: &Process, relay: &Rc<Relay>, sink: &mut impl FrameSink) {
     let stream = relay.end(Side::Down).and_then(|end| end.stream).unwrap_or_default();
     let news = relay.take_down();
     if let Some(bind) = news.open {
-        if !process.has_bind(bind) {
+        if relay.resume.is_none() && !process.has_bind(bind) {
             // Unbound between the offer and now.
             let name = format!("{}/{}", relay.open.job.name, relay.open.consumer);
             relay.lost(Side::Down, Code::ConsumerClosed, &format!("consumer {name} was closed"));
             return;
         }
-        sink.push_control(Incoming { bind, open: Open { stream, ..relay.open.clone() } }.into());
+        let open = Open { stream, ..relay.open.clone() };
+        sink.push_control(Incoming { bind, open, consumer_incarnation: relay.resume }.into());
     }
     if let Some(limit) = news.limit {
         sink.push_control(limit.into());
@@ -115,6 +119,9 @@ fn push_down(process: &Process, relay: &Rc<Relay>, sink: &mut impl FrameSink) {
     }
     if let Some(abort) = news.abort {
         sink.push_control(Abort { stream, ..abort }.into());
+    }
+    if news.end_ack {
+        sink.push_control(EndAck { stream }.into());
     }
 }
 

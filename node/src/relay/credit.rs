@@ -192,11 +192,11 @@ impl Relay {
     /// The stream has a lower end that allows something: from now on it shares the pool of that end.
     pub(super) fn join_pool(self: &Rc<Self>) {
         let Some(pool) = self.state.borrow().pool.clone() else { return };
-        let (number, allowed, wanted) = {
+        let (number, base, allowed, wanted) = {
             let state = self.state.borrow();
-            (self.number, state.allowed, state.wanted)
+            (self.number, state.base, state.allowed, state.wanted)
         };
-        let granted = pool.join(self, allowed);
+        let granted = pool.join(self, base, allowed);
         self.state.borrow_mut().granted = granted;
         pool.tell(|policy| policy.wanted(number, wanted));
     }

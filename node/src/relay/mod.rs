@@ -9,11 +9,13 @@
 
 mod blocked;
 mod credit;
+mod end;
 mod names;
 mod pool;
 mod state;
 mod table;
 mod ticks;
+mod tombstones;
 mod waiting;
 
 use std::{
@@ -26,14 +28,18 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use trunkline_proto::{
     code::Code,
+    frame::Frame,
     framing::END_MARK_BYTES,
-    message::{Abort, Accept, Credit, Limit, Open, Reclaim, Want},
+    id::Incarnation,
+    message::{Abort, Accept, Credit, Limit, Open, Reclaim, Resumed, Want},
 };
 
-pub(crate) use self::{blocked::Times, pool::Pool, table::Relays};
-use self::{
-    state::{Reclaiming, State},
-    waiting::Waiting,
+use self::state::State;
+pub(crate) use self::{
+    blocked::Times,
+    pool::Pool,
+    table::Relays,
+    tombstones::{Epitaph, Tombstones},
 };
 use crate::{
     events,
@@ -56,14 +62,35 @@ pub(crate) struct End {
     pub(crate) stream: Option<u64>,
 }
 
+/// The consumer's answer to what asked for the stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Answer {
+    /// To OPEN.
+    Accept(Accept),
+    /// To RESUME.
+    Resumed(Resumed),
+}
+
+impl Answer {
+    /// The answer as a frame about the stream of this id.
+    pub(crate) fn into_frame(self, stream: u64) -> Frame {
+        match self {
+            Self::Accept(accept) => Accept { stream, ..accept }.into(),
+            Self::Resumed(resumed) => Resumed { stream, ..resumed }.into(),
+        }
+    }
+}
+
 /// What the upper side is to be told.
 #[derive(Debug, Default)]
 pub(crate) struct UpNews {
-    pub(crate) accept: Option<Accept>,
+    pub(crate) answer: Option<Answer>,
     pub(crate) credit: Option<Credit>,
     /// Comes after the credit.
     pub(crate) reclaim: Option<Reclaim>,
     pub(crate) abort: Option<Abort>,
+    /// The end that it told has been heard.
+    pub(crate) end_ack: bool,
     /// Nothing will follow in either direction.
     pub(crate) over: bool,
 }
@@ -77,6 +104,8 @@ pub(crate) struct DownNews {
     /// Comes after the limit.
     pub(crate) want: Option<Want>,
     pub(crate) abort: Option<Abort>,
+    /// The end that it told has been heard.
+    pub(crate) end_ack: bool,
     /// Nothing will follow in either direction.
     pub(crate) over: bool,
 }
@@ -107,6 +136,8 @@ pub(crate) struct Relay {
     pub(crate) process: Option<u64>,
     /// Who sends to whom, the producer's node included.
     pub(crate) open: Open,
+    /// When the stream was taken up again, and not opened: the consumer's life that it belongs to.
+    pub(crate) resume: Option<Incarnation>,
     relays: Weak<Relays>,
     state: RefCell<State>,
 }
@@ -147,12 +178,10 @@ impl Relay {
     pub(crate) fn is_moot(&self, side: Side) -> bool {
         let mut state = self.state.borrow_mut();
         let moot = state.over
+            && !state.has_word(side)
             && match side {
-                Side::Up => state.up.outlet.kind() == Kind::Link && state.abort_up.is_none() && !state.credit.finished,
-                Side::Down => {
-                    let link = state.down.as_ref().is_none_or(|down| down.outlet.kind() == Kind::Link);
-                    link && (state.abort_down.is_none() || !state.open_told)
-                }
+                Side::Up => state.up.outlet.kind() == Kind::Link,
+                Side::Down => state.down.as_ref().is_none_or(|down| down.outlet.kind() == Kind::Link),
             };
         if moot {
             match side {
@@ -192,6 +221,17 @@ impl Relay {
         async { ended.await.unwrap_or_default() }
     }
 
+    /// Whether nobody was asked for the stream yet, nor is going to be.
+    pub(crate) fn is_unsent(&self) -> bool {
+        let state = self.state.borrow();
+        state.down.is_none() && !state.is_queued
+    }
+
+    /// It waits for a trunk from now on, or for its consumer.
+    pub(crate) fn set_queued(&self) {
+        self.state.borrow_mut().is_queued = true;
+    }
+
     /// Whether the consumer has not answered yet.
     pub(crate) fn is_pending(&self) -> bool {
         let state = self.state.borrow();
@@ -211,6 +251,12 @@ impl Relay {
     }
 
     // From above.
+
+    /// The next bytes from the producer's side.
+    pub(crate) fn data_next(self: &Rc<Self>, payload: Bytes, fin: bool) {
+        let offset = self.state.borrow().taken;
+        self.data(offset, payload, fin);
+    }
 
     /// Bytes from the producer's side, which begin at `offset`.
     pub(crate) fn data(self: &Rc<Self>, offset: u64, payload: Bytes, fin: bool) {
@@ -295,20 +341,70 @@ impl Relay {
             state.note();
         }
         events::accepted(&self.open);
+        self.answered();
+    }
+
+    /// The consumer goes on with the stream, from what it holds.
+    pub(crate) fn resumed(self: &Rc<Self>, resumed: &Resumed) {
+        let Resumed { epoch, received, consumed, limit, .. } = *resumed;
+        let fault = {
+            let mut state = self.state.borrow_mut();
+            if state.over || state.accepted.is_some() {
+                return;
+            }
+            match self.resume {
+                Some(life) if epoch == self.open.epoch && consumed <= received => {
+                    state.accepted = Some(life);
+                    state.begin_at(received, consumed);
+                    state.allowed = limit;
+                    state.note();
+                    None
+                }
+                _ => Some("it was resumed without being asked, or beyond what it holds"),
+            }
+        };
+        if let Some(text) = fault {
+            return self.fail(Code::Protocol, text);
+        }
+        events::resumed(&self.open, received);
+        self.answered();
+    }
+
+    fn answered(self: &Rc<Self>) {
         self.join_pool();
         self.mark_news(Side::Up);
+        self.speak_for_the_dead();
+    }
+
+    /// How the stream ended is all that is known of it here: there is no consumer to be asked.
+    pub(crate) fn answer_with(self: &Rc<Self>, Epitaph { consumed, code }: Epitaph) {
+        self.state.borrow_mut().farewell_mut(Side::Down).is_gone = true;
+        match code {
+            Some(code) => self.fail(code, "so its consumer had ended it"),
+            None => {
+                let received = consumed.saturating_add(END_MARK_BYTES as u64);
+                let epoch = self.open.epoch;
+                self.resumed(&Resumed { stream: 0, epoch, received, consumed, limit: consumed });
+                self.credit(&Credit { stream: 0, epoch, received, consumed, limit: consumed, finished: true });
+            }
+        }
     }
 
     /// News of what the consumer holds, has consumed and allows.
     pub(crate) fn credit(self: &Rc<Self>, credit: &Credit) {
         let fault = {
             let mut state = self.state.borrow_mut();
+            if state.over && credit.finished {
+                // The words have crossed: each is the answer to the other.
+                drop(state);
+                return self.end_ack(Side::Down);
+            }
             if state.over || credit.epoch != self.open.epoch {
                 return;
             }
             if state.accepted.is_none() || credit.received > state.passed || credit.consumed > credit.received {
                 Some(format!("credit for {} received, {} were passed on", credit.received, state.passed))
-            } else if credit.finished && !state.fin_passed {
+            } else if credit.finished && !state.fin_passed && credit.received != state.base {
                 Some("the end was consumed before it was passed on".to_owned())
             } else {
                 let known = state.credit;
@@ -336,30 +432,20 @@ impl Relay {
         self.tell_credit();
         self.state.borrow_mut().asked = false;
         if self.is_over() {
-            events::ended(&self.open, self.snapshot().passed);
-            self.leave();
-            self.mark_news(Side::Down);
+            self.finish();
         }
     }
 
     // From either side, or from the node itself.
 
-    /// The stream ends, says the side `from`, which need not be told. The other side is.
-    pub(crate) fn abort(self: &Rc<Self>, from: Side, code: Code, offset: u64, text: &str) {
-        let abort = Abort { stream: 0, code, offset, text: text.to_owned() };
-        match from {
-            Side::Up => self.end_with(None, Some(abort)),
-            Side::Down => self.end_with(Some(abort), None),
-        }
-    }
-
-    /// One side is gone. What it had sent completely goes on; otherwise the stream ends, and the other side is told.
+    /// One side has given the stream up without a word. What it had sent completely goes on.
     pub(crate) fn lost(self: &Rc<Self>, from: Side, code: Code, text: &str) {
         let offset = {
             let state = self.state.borrow();
             match from {
+                _ if state.over => return,
                 // The end mark has been taken: nothing more was to come from there.
-                Side::Up if state.fin_taken => return,
+                Side::Up if state.fin_taken && !code.ends_path() => return,
                 Side::Up => state.taken,
                 Side::Down => state.credit.consumed,
             }
@@ -367,114 +453,22 @@ impl Relay {
         self.abort(from, code, offset, text);
     }
 
-    /// The node ends the stream; both sides are told.
-    pub(crate) fn fail(self: &Rc<Self>, code: Code, text: &str) {
-        let (taken, consumed) = {
-            let state = self.state.borrow();
-            (state.taken, state.credit.consumed)
-        };
-        let abort = |offset| Some(Abort { stream: 0, code, offset, text: text.to_owned() });
-        self.end_with(abort(consumed), abort(taken));
-    }
-
-    fn end_with(self: &Rc<Self>, up: Option<Abort>, down: Option<Abort>) {
-        let code = up.as_ref().or(down.as_ref()).map_or(Code::Closed, |abort| abort.code);
-        {
-            let mut state = self.state.borrow_mut();
-            if std::mem::replace(&mut state.over, true) {
-                return;
-            }
-            match &up {
-                Some(abort) if state.accepted.is_none() => events::refused(&self.open, code, &abort.text),
-                _ => {
-                    let why = up.as_ref().or(down.as_ref()).map_or("", |abort| &abort.text);
-                    events::aborted(&self.open, code, state.passed, why);
-                }
-            }
-            state.waiting = Waiting::default();
-            state.code = code;
-            state.abort_up = up.map(Box::new);
-            state.abort_down = down.map(Box::new);
-        }
-        self.leave();
-        self.mark_news(Side::Up);
-        self.mark_news(Side::Down);
-    }
-
-    /// Leaves every table: frames that still come for this stream are nobody's.
-    fn leave(&self) {
-        for end in [self.end(Side::Up), self.end(Side::Down)].into_iter().flatten() {
-            if let Some(stream) = end.stream {
-                end.outlet.forget(stream);
-            }
-        }
-        self.state.borrow_mut().watched = None;
-        self.leave_pool();
-        if let Some(relays) = self.relays.upgrade() {
-            relays.remove(self.number);
-        }
-    }
-
     // For the writers.
 
     /// What to tell the producer's side. Empties it.
     pub(crate) fn take_up(&self) -> UpNews {
-        let mut state = self.state.borrow_mut();
-        state.news_queued_up = false;
-        let mut news =
-            UpNews { over: state.over, abort: state.abort_up.take().map(|abort| *abort), ..UpNews::default() };
-        if state.over && !state.credit.finished {
-            return news;
+        let news = self.state.borrow_mut().take_up(&self.open, self.resume.is_some());
+        if news.over {
+            self.leave_if_heard();
         }
-        let limit = state.up_limit();
-        let stream = state.up.stream.unwrap_or_default();
-        if let Some(incarnation) = state.accepted
-            && !std::mem::replace(&mut state.accept_told, true)
-        {
-            news.accept = Some(Accept { stream, incarnation, limit });
-            state.told_limit = limit;
-        }
-        if std::mem::take(&mut state.credit_dirty) {
-            // While credit is asked back, nobody is told of more than what it is to keep.
-            let asked = state.reclaiming.map(|reclaiming| reclaiming.limit);
-            if asked.is_none() {
-                state.told_limit = state.told_limit.max(limit);
-            }
-            let limit = state.told_limit.min(asked.unwrap_or(u64::MAX));
-            news.credit = Some(Credit { stream, limit, ..state.credit });
-        }
-        if let Some(Reclaiming { limit, told: told @ false }) = &mut state.reclaiming {
-            *told = true;
-            news.reclaim = Some(Reclaim { stream, epoch: self.open.epoch, limit: *limit });
-        }
-        state.note();
         news
     }
 
     /// What to tell the consumer's side. Empties it.
     pub(crate) fn take_down(&self) -> DownNews {
-        let mut state = self.state.borrow_mut();
-        state.news_queued_down = false;
-        let mut news =
-            DownNews { over: state.over, abort: state.abort_down.take().map(|abort| *abort), ..DownNews::default() };
-        if state.over {
-            // Who was never offered the stream need not hear of its end.
-            if !state.open_told {
-                news.abort = None;
-            }
-            return news;
-        }
-        if !std::mem::replace(&mut state.open_told, true) {
-            news.open = Some(state.bind);
-        }
-        // Before the stream has its id there, nothing can be said of it; when it gets it, there are news again.
-        if let Some(stream) = state.down.as_ref().and_then(|down| down.stream) {
-            let epoch = self.open.epoch;
-            news.limit = state.limit_due.take().map(|limit| Limit { stream, epoch, limit });
-            if std::mem::take(&mut state.want_dirty) {
-                state.wanted_told = state.wanted_told.max(state.wanted);
-                news.want = Some(Want { stream, epoch, wanted: state.wanted });
-            }
+        let news = self.state.borrow_mut().take_down(self.open.epoch);
+        if news.over {
+            self.leave_if_heard();
         }
         news
     }

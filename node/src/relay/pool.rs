@@ -53,14 +53,15 @@ impl Pool {
         })
     }
 
-    /// A relay's consumer has accepted, and allows so much. Returns what the relay is granted at first.
-    pub(super) fn join(&self, relay: &Rc<Relay>, allowed: u64) -> u64 {
+    /// A relay's consumer has answered: it holds the stream up to `received`, and allows so much. Returns what the relay is
+    /// granted at first.
+    pub(super) fn join(&self, relay: &Rc<Relay>, received: u64, allowed: u64) -> u64 {
         self.relays.borrow_mut().insert(relay.number, Rc::downgrade(relay));
         if let Some(relays) = relay.relays.upgrade() {
             *self.ticks.borrow_mut() = Rc::downgrade(relays.ticks());
         }
         let mut policy = self.policy.borrow_mut();
-        let granted = policy.open(relay.number, None);
+        let granted = policy.open_at(relay.number, received, None);
         policy.ceiling(relay.number, allowed);
         granted
     }

@@ -6,12 +6,13 @@ use tokio::sync::oneshot;
 use trunkline_proto::{
     code::Code,
     id::Incarnation,
-    message::{Abort, Credit},
+    message::{Abort, Accept, Credit, Limit, Open, Reclaim, Resumed, Want},
 };
 
 use super::{
-    End, Pool,
+    Answer, DownNews, End, Pool, Side, UpNews,
     blocked::{Blocked, Position},
+    end::Farewell,
     waiting::Waiting,
 };
 
@@ -40,6 +41,8 @@ pub(super) struct State {
     pub(super) down: Option<End>,
     /// Taken from above and not yet passed on.
     pub(super) waiting: Waiting,
+    /// Where the stream was taken up; 0 for one that was opened.
+    pub(super) base: u64,
     pub(super) taken: u64,
     pub(super) passed: u64,
     pub(super) fin_taken: bool,
@@ -78,6 +81,14 @@ pub(super) struct State {
     pub(super) abort_up: Option<Box<Abort>>,
     pub(super) abort_down: Option<Box<Abort>>,
     pub(super) over: bool,
+    /// The side that ended it; neither, when this node did.
+    pub(super) ended_by: Option<Side>,
+    pub(super) farewell_up: Farewell,
+    pub(super) farewell_down: Farewell,
+    /// Its producer is gone: once it is answered, it is aborted.
+    pub(super) is_orphan: bool,
+    /// It waits, or has waited, for a lower end.
+    pub(super) is_queued: bool,
     /// Why it is over, if not by its end.
     pub(super) code: Code,
     /// Dropped when the stream ends: who waits for that holds the other half.
@@ -95,6 +106,7 @@ impl State {
             up,
             down: None,
             waiting: Waiting::default(),
+            base: 0,
             taken: 0,
             passed: 0,
             fin_taken: false,
@@ -120,6 +132,11 @@ impl State {
             abort_up: None,
             abort_down: None,
             over: false,
+            ended_by: None,
+            farewell_up: Farewell::default(),
+            farewell_down: Farewell::default(),
+            is_orphan: false,
+            is_queued: false,
             code: Code::Closed,
             watched: None,
             news_queued_up: false,
@@ -127,6 +144,80 @@ impl State {
             data_queued: false,
             blocked: Blocked::default(),
         }
+    }
+
+    /// The stream goes on at `received`, of which so much is consumed.
+    pub(super) fn begin_at(&mut self, received: u64, consumed: u64) {
+        (self.base, self.taken, self.passed, self.reported) = (received, received, received, received);
+        (self.wanted, self.wanted_told) = (received, received);
+        (self.credit.received, self.credit.consumed) = (received, consumed);
+    }
+
+    /// What to tell the producer's side. Empties it.
+    pub(super) fn take_up(&mut self, open: &Open, is_resumed: bool) -> UpNews {
+        self.news_queued_up = false;
+        let mut news = UpNews {
+            over: self.over,
+            abort: self.abort_up.take().map(|abort| *abort),
+            end_ack: std::mem::take(&mut self.farewell_up.ack_due),
+            ..UpNews::default()
+        };
+        if self.over && !self.credit.finished {
+            return news;
+        }
+        let limit = self.up_limit();
+        let stream = self.up.stream.unwrap_or_default();
+        if let Some(incarnation) = self.accepted
+            && !std::mem::replace(&mut self.accept_told, true)
+        {
+            let Credit { received, consumed, epoch, .. } = self.credit;
+            news.answer = Some(match is_resumed {
+                false => Answer::Accept(Accept { stream, incarnation, limit }),
+                true => Answer::Resumed(Resumed { stream, epoch, received, consumed, limit }),
+            });
+            self.told_limit = limit;
+        }
+        if std::mem::take(&mut self.credit_dirty) {
+            // While credit is asked back, nobody is told of more than what it is to keep.
+            let asked = self.reclaiming.map(|reclaiming| reclaiming.limit);
+            if asked.is_none() {
+                self.told_limit = self.told_limit.max(limit);
+            }
+            let limit = self.told_limit.min(asked.unwrap_or(u64::MAX));
+            news.credit = Some(Credit { stream, limit, ..self.credit });
+        }
+        if let Some(Reclaiming { limit, told: told @ false }) = &mut self.reclaiming {
+            *told = true;
+            news.reclaim = Some(Reclaim { stream, epoch: open.epoch, limit: *limit });
+        }
+        self.note();
+        news
+    }
+
+    /// What to tell the consumer's side. Empties it.
+    pub(super) fn take_down(&mut self, epoch: u32) -> DownNews {
+        self.news_queued_down = false;
+        let mut news = DownNews {
+            over: self.over,
+            abort: self.abort_down.take().map(|abort| *abort),
+            end_ack: std::mem::take(&mut self.farewell_down.ack_due),
+            ..DownNews::default()
+        };
+        if self.over {
+            return news;
+        }
+        if !std::mem::replace(&mut self.open_told, true) {
+            news.open = Some(self.bind);
+        }
+        // Before the stream has its id there, nothing can be said of it; when it gets it, there are news again.
+        if let Some(stream) = self.down.as_ref().and_then(|down| down.stream) {
+            news.limit = self.limit_due.take().map(|limit| Limit { stream, epoch, limit });
+            if std::mem::take(&mut self.want_dirty) {
+                self.wanted_told = self.wanted_told.max(self.wanted);
+                news.want = Some(Want { stream, epoch, wanted: self.wanted });
+            }
+        }
+        news
     }
 
     /// Takes note of what the stream waits for, after each change of what decides that. The clock is asked only when it

@@ -2,18 +2,17 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     ops::RangeInclusive,
     rc::Rc,
 };
 
 use tokio::sync::Notify;
-use trunkline_proto::message::Open;
+use trunkline_proto::{id::Incarnation, message::Open};
 
-use super::{End, Relay, names::Names, state::State, ticks::Ticks};
+use super::{End, Relay, Tombstones, names::Names, state::State, ticks::Ticks};
 
 /// All relays of a node.
-#[derive(Default)]
 pub(crate) struct Relays {
     live: RefCell<BTreeMap<u64, Rc<Relay>>>,
     /// Those that exist: also such as have ended and wait for someone to be told.
@@ -22,23 +21,71 @@ pub(crate) struct Relays {
     names: RefCell<Names>,
     emptied: Notify,
     ticks: Rc<Ticks>,
+    tombstones: RefCell<Tombstones>,
+    /// Streams of producers that are gone, which the node is to take up, or to keep, for a while.
+    orphans: RefCell<VecDeque<Rc<Relay>>>,
+    orphaned: Notify,
 }
 
 impl Relays {
+    /// No streams yet. Of those whose consumers will be gone, the ends are kept in `tombstones`.
+    pub(crate) fn new(tombstones: Tombstones) -> Rc<Self> {
+        Rc::new(Self {
+            live: RefCell::default(),
+            existing: Cell::default(),
+            next: Cell::default(),
+            names: RefCell::default(),
+            emptied: Notify::default(),
+            ticks: Rc::default(),
+            tombstones: RefCell::new(tombstones),
+            orphans: RefCell::default(),
+            orphaned: Notify::default(),
+        })
+    }
+
+    /// How streams ended whose consumers are gone.
+    pub(crate) fn tombstones(&self) -> &RefCell<Tombstones> {
+        &self.tombstones
+    }
+
+    /// A stream of a producer that is gone is still to be ended at its consumer.
+    pub(super) fn tell_orphan(&self, orphan: Rc<Relay>) {
+        self.orphans.borrow_mut().push_back(orphan);
+        self.orphaned.notify_one();
+    }
+
+    /// The next orphan. Cancel-safe; one waiter only.
+    pub(crate) async fn orphan(&self) -> Rc<Relay> {
+        loop {
+            let next = self.orphans.borrow_mut().pop_front();
+            match next {
+                Some(orphan) => return orphan,
+                None => self.orphaned.notified().await,
+            }
+        }
+    }
+
     /// What is to hear that time passes.
     pub(crate) fn ticks(&self) -> &Rc<Ticks> {
         &self.ticks
     }
 
-    /// Makes a relay of a stream that came in on `up`, from the local `process` of that number if it has one.
-    pub(crate) fn add(self: &Rc<Self>, open: Open, up: End, process: Option<u64>) -> Rc<Relay> {
+    /// Makes a relay of a stream that came in on `up`, from the local `process` of that number if it has one. With `resume`,
+    /// the stream is not opened but taken up again, with that life of its consumer.
+    pub(crate) fn add(
+        self: &Rc<Self>,
+        open: Open,
+        resume: Option<Incarnation>,
+        up: End,
+        process: Option<u64>,
+    ) -> Rc<Relay> {
         let number = self.next.get() + 1;
         self.next.set(number);
         self.existing.set(self.existing.get() + 1);
         let (outlet, stream) = (Rc::clone(&up.outlet), up.stream);
         let state = RefCell::new(State::new(up, open.epoch));
         let open = self.names.borrow_mut().share(open);
-        let relay = Rc::new(Relay { number, process, open, relays: Rc::downgrade(self), state });
+        let relay = Rc::new(Relay { number, process, open, resume, relays: Rc::downgrade(self), state });
         if let Some(stream) = stream {
             outlet.register(stream, Rc::clone(&relay));
         }

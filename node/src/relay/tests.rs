@@ -1,11 +1,12 @@
 //! A relay between two outlets, of which the tests are the writers.
 
 mod credit;
+mod ends;
 mod flow;
 mod policy;
 mod sharing;
 
-use std::{future::Future as _, pin::pin, task::Context, task::Poll, task::Waker};
+use std::{future::Future as _, pin::pin, task::Context, task::Poll, task::Waker, time::Duration};
 
 use trunkline_proto::id::{Incarnation, JobId, Weight};
 
@@ -18,6 +19,19 @@ const MARK: u64 = END_MARK_BYTES as u64;
 const UP: u64 = 2;
 const DOWN: u64 = 1;
 const BIND: u64 = 5;
+
+fn relays() -> Rc<Relays> {
+    Relays::new(Tombstones::new(Duration::from_secs(300), 100))
+}
+
+impl UpNews {
+    fn accepted_limit(&self) -> Option<u64> {
+        match self.answer? {
+            Answer::Accept(accept) => Some(accept.limit),
+            Answer::Resumed(_) => None,
+        }
+    }
+}
 
 struct Rig {
     relays: Rc<Relays>,
@@ -36,7 +50,7 @@ impl Rig {
 
     /// The same, which came over this kind of connection.
     fn from(kind: Kind, ahead: Option<u64>) -> Self {
-        let (relays, up, down) = (Rc::<Relays>::default(), Outlet::new(kind), Outlet::new(Kind::Trunk));
+        let (relays, up, down) = (relays(), Outlet::new(kind), Outlet::new(Kind::Trunk));
         let policy = Ahead::of(ahead.unwrap_or(u64::MAX));
         let pool = Pool::new(Box::new(policy.clone()));
         let open = Open {
@@ -51,7 +65,7 @@ impl Rig {
             epoch: 0,
             weight: Weight::MIN,
         };
-        let relay = relays.add(open, End { outlet: Rc::clone(&up), stream: Some(UP) }, None);
+        let relay = relays.add(open, None, End { outlet: Rc::clone(&up), stream: Some(UP) }, None);
         relay.connect_down(&down, &pool, Some(DOWN), BIND);
         let rig = Self { relays, up, down, relay, policy, pool };
         assert_eq!(rig.tell_down().open, Some(BIND));
@@ -71,7 +85,7 @@ impl Rig {
     fn begin(self, limit: u64) -> Self {
         let rig = self;
         rig.accept(limit);
-        assert!(rig.tell_up().accept.is_some());
+        assert!(rig.tell_up().answer.is_some());
         // The pool granted more than the consumer allows, and took that back.
         drop(rig.policy.answers());
         rig
@@ -138,14 +152,24 @@ impl Rig {
         assert!(up.over && down.over);
         assert_eq!(up.abort.map(|abort| abort.code), Some(code));
         assert_eq!(down.abort.map(|abort| abort.code), Some(code));
-        assert_eq!((up.accept, up.credit, up.reclaim), (None, None, None), "nothing beside the abort");
+        assert_eq!((up.answer, up.credit, up.reclaim), (None, None, None), "nothing beside the abort");
         assert_eq!((down.want, down.limit, down.open), (None, None, None), "nothing beside the abort");
         self.assert_gone();
     }
 
-    /// Checks that no table knows the stream any more.
+    /// Both sides say that they have heard of the end, if they were told, and hear that the other has.
+    fn acknowledge(&self) {
+        self.relay.end_ack(Side::Up);
+        self.relay.end_ack(Side::Down);
+        while self.up.next_control().is_some() {}
+        while self.down.next_control().is_some() {}
+        drop((self.relay.take_up(), self.relay.take_down()));
+    }
+
+    /// Checks that no table knows the stream any more, once its end was acknowledged.
     #[track_caller]
     fn assert_gone(&self) {
+        self.acknowledge();
         assert!(self.up.stream(UP).is_none() && self.down.stream(DOWN).is_none());
         assert_eq!(self.relays.count(), 0);
         assert!(self.policy.is_empty(), "the pool still counts it");
@@ -187,7 +211,7 @@ fn bytes_beyond_the_limit_end_the_stream_and_the_end_mark_has_room() {
 fn what_counts_is_the_limit_that_was_told_and_not_the_consumers() {
     let rig = Rig::new(Some(64));
     rig.accept(1000);
-    assert_eq!(rig.tell_up().accept.map(|accept| accept.limit), Some(64));
+    assert_eq!(rig.tell_up().accepted_limit(), Some(64));
     rig.send(0, 64 + END_MARK_BYTES + 1, false);
     rig.assert_failed(Code::CreditExceeded);
 }
@@ -262,7 +286,7 @@ fn a_limit_never_falls() {
 fn a_local_producer_is_told_no_more_than_its_allowance_ahead() {
     let rig = Rig::new(Some(100));
     rig.accept(1000);
-    assert_eq!(rig.tell_up().accept.map(|accept| accept.limit), Some(100));
+    assert_eq!(rig.tell_up().accepted_limit(), Some(100));
     rig.send(0, 100, false);
     rig.relay.take_data(10).unwrap();
     rig.relay.passed();
@@ -374,8 +398,12 @@ fn only_the_first_end_counts() {
 #[test]
 fn who_was_never_offered_the_stream_does_not_hear_of_its_end() {
     let offered = Rig::new(None);
-    let relay =
-        offered.relays.add(offered.relay.open.clone(), End { outlet: Outlet::new(Kind::Trunk), stream: Some(4) }, None);
+    let relay = offered.relays.add(
+        offered.relay.open.clone(),
+        None,
+        End { outlet: Outlet::new(Kind::Trunk), stream: Some(4) },
+        None,
+    );
     let down = Outlet::new(Kind::Trunk);
     relay.connect_down(&down, &offered.pool, Some(3), BIND);
     relay.abort(Side::Up, Code::Cancelled, 0, "withdrawn");
@@ -436,7 +464,7 @@ fn a_consumer_that_goes_is_told_with_what_it_had_consumed() {
 fn a_closed_connection_returns_its_streams_those_included_that_have_no_id_yet() {
     let rig = Rig::accepted(None, 100);
     let trunk = Outlet::new(Kind::Trunk);
-    let relay = rig.relays.add(rig.relay.open.clone(), End { outlet: Rc::clone(&rig.up), stream: Some(4) }, None);
+    let relay = rig.relays.add(rig.relay.open.clone(), None, End { outlet: Rc::clone(&rig.up), stream: Some(4) }, None);
     relay.connect_down(&trunk, &rig.pool, None, 0);
     let returned = trunk.close();
     assert_eq!(returned.iter().map(|relay| relay.number).collect::<Vec<_>>(), [relay.number]);
@@ -451,7 +479,7 @@ fn a_closed_connection_returns_its_streams_those_included_that_have_no_id_yet() 
 fn a_stream_that_gets_its_id_stands_in_the_queue_once() {
     let rig = Rig::accepted(None, 100);
     let trunk = Outlet::new(Kind::Trunk);
-    let relay = rig.relays.add(rig.relay.open.clone(), End { outlet: Rc::clone(&rig.up), stream: Some(4) }, None);
+    let relay = rig.relays.add(rig.relay.open.clone(), None, End { outlet: Rc::clone(&rig.up), stream: Some(4) }, None);
     relay.connect_down(&trunk, &rig.pool, None, 0);
     relay.want(&Want { stream: 4, epoch: 0, wanted: 100 });
     relay.name_down(8);
@@ -461,11 +489,15 @@ fn a_stream_that_gets_its_id_stands_in_the_queue_once() {
 
 #[test]
 fn streams_that_come_and_go_unheard_leave_nothing_with_a_link_that_is_not_read() {
-    let (relays, producer, consumer) = (Rc::<Relays>::default(), Outlet::new(Kind::Link), Outlet::new(Kind::Link));
+    let (relays, producer, consumer) = (relays(), Outlet::new(Kind::Link), Outlet::new(Kind::Link));
     let rig = Rig::new(None);
     for stream in 1..=10_000 {
-        let relay =
-            relays.add(rig.relay.open.clone(), End { outlet: Rc::clone(&producer), stream: Some(2 * stream) }, None);
+        let relay = relays.add(
+            rig.relay.open.clone(),
+            None,
+            End { outlet: Rc::clone(&producer), stream: Some(2 * stream) },
+            None,
+        );
         relay.connect_down(&consumer, &rig.pool, Some(2 * stream - 1), BIND);
         relay.abort(Side::Up, Code::Cancelled, 0, "withdrawn");
     }
@@ -486,5 +518,5 @@ fn bytes_in_tiny_pieces_are_gathered() {
 
 #[test]
 fn what_an_idle_stream_keeps_is_small() {
-    assert!(size_of::<Relay>() <= 520, "{} bytes", size_of::<Relay>());
+    assert!(size_of::<Relay>() <= 568, "{} bytes", size_of::<Relay>());
 }

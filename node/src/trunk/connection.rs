@@ -20,13 +20,14 @@ use trunkline_certs::{RaisedBy, explain_alert};
 use trunkline_proto::{
     code::Code,
     frame::{Decoder, Frame},
-    id::NodeId,
-    message::{Abort, Open, TrunkHello},
+    id::{Incarnation, NodeId},
+    message::{Abort, EndAck, Open, Resume, TrunkHello},
 };
 
 use super::{
     pump::{self, Habit},
     reader::Readers,
+    silence::Silence,
     window::WINDOW_BYTES_MIN,
 };
 use crate::{
@@ -87,6 +88,7 @@ pub(crate) struct Trunk {
     pub(super) small_waits: Cell<bool>,
     /// How many streams the peer may have open.
     permitted: Cell<u32>,
+    silence: RefCell<Silence>,
 }
 
 /// What this node writes of one QUIC stream.
@@ -297,6 +299,7 @@ impl Trunk {
             control_waits: Cell::new(None),
             small_waits: Cell::new(false),
             permitted: Cell::new(config.trunk.streams_initial),
+            silence: RefCell::default(),
         })
     }
 
@@ -329,6 +332,23 @@ impl Trunk {
         // When a path has become slow, QUIC may hold more than is enough for it now.
         let enough = if control + small > 0 { u64::MAX } else { self.path_window_bytes.get() };
         self.connection.set_send_window(self.send_window_bytes.get().min(enough) + control + small);
+    }
+
+    /// Whether the peer owes an answer and has been silent for long. To be asked now and then.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        let stats = self.connection.stats();
+        self.silence.borrow_mut().look(stats.udp_tx.datagrams, stats.udp_rx.datagrams, now)
+    }
+
+    /// Another connection is the trunk: what this node has sent on its way here is resumed there.
+    pub(super) fn supersede(&self) {
+        let mut relays = self.outlet.streams();
+        relays.extend(self.to_open.borrow().iter().map(|(_, relay)| Rc::clone(relay)));
+        for relay in relays {
+            if relay.end(Side::Down).is_some_and(|end| Rc::ptr_eq(&end.outlet, &self.outlet)) {
+                relay.supersede();
+            }
+        }
     }
 
     /// Permits the peer more streams once it has opened three quarters of those permitted.
@@ -406,7 +426,7 @@ fn lose(trunk: &Trunk, relay: &Rc<Relay>, why: &str) {
     let text = format!("the trunk to {} was lost: {why}", trunk.peer);
     for side in [Side::Up, Side::Down] {
         if relay.end(side).is_some_and(|end| Rc::ptr_eq(&end.outlet, &trunk.outlet)) {
-            relay.lost(side, Code::TrunkLost, &text);
+            relay.gone(side, &text);
         }
     }
 }
@@ -429,8 +449,8 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
     // Opening a stream opens all lower ones: the OPEN of this one may be on its way again after an outage.
     let patience = node.config.limits.hello_timeout + node.config.trunk.idle_timeout;
     let first = timeout(patience, next_frame(&mut recv, &mut decoder)).await;
-    let open = match opening(first) {
-        Ok(open) => Open { stream: 0, producer_node: Some(trunk.peer.clone()), ..open },
+    let (open, resume) = match opening(first) {
+        Ok((open, resume)) => (Open { stream: 0, producer_node: Some(trunk.peer.clone()), ..open }, resume),
         Err(Unreadable { code, text }) => {
             debug!("stream {stream} of {} is refused before its OPEN: {}", trunk.peer, printable(&text));
             trunk.outlet.push_frame(Abort { stream, code, offset: 0, text });
@@ -443,7 +463,13 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
     if trunk.outlet.is_closed() {
         return;
     }
-    let relay = match node.open(open, up, Came::FromPeer) {
+    // What comes by an older trunk comes, or has come, by the newer one too: it must not be taken for another stream.
+    let asked = if trunk.current.get() {
+        node.open(open, resume, up, Came::FromPeer)
+    } else {
+        Err(Refusal { code: Code::Superseded, text: "another connection is the trunk".to_owned() })
+    };
+    let relay = match asked {
         Ok(relay) => relay,
         Err(Refusal { code, text }) => {
             trunk.outlet.push_frame(Abort { stream, code, offset: 0, text });
@@ -457,13 +483,14 @@ async fn greet(node: Rc<Node>, trunk: Rc<Trunk>, send: Sending, mut recv: RecvSt
     trunk.permit(node.config.limits.streams_max);
 }
 
-/// What the first frame of a stream is, or why it is none that a stream begins with.
-fn opening(first: Result<Result<Option<Frame>, Unreadable>, Elapsed>) -> Result<Open, Unreadable> {
+/// What the first frame of a stream asks, of which life of the consumer if it is to go on, or why it is none that a stream
+/// begins with.
+fn opening(
+    first: Result<Result<Option<Frame>, Unreadable>, Elapsed>,
+) -> Result<(Open, Option<Incarnation>), Unreadable> {
     match first {
-        Ok(Ok(Some(Frame::Open(open)))) => Ok(open),
-        Ok(Ok(Some(Frame::Resume(_)))) => {
-            Err(Unreadable { code: Code::Unsupported, text: "this version does not resume streams".to_owned() })
-        }
+        Ok(Ok(Some(Frame::Open(open)))) => Ok((open, None)),
+        Ok(Ok(Some(Frame::Resume(Resume { open, consumer_incarnation })))) => Ok((open, Some(consumer_incarnation))),
         Ok(Ok(Some(_))) => Err(Unreadable::protocol("the first frame of a stream is its OPEN")),
         Ok(Ok(None)) => Err(Unreadable::protocol("the stream ended before its OPEN")),
         Ok(Err(unreadable)) => Err(unreadable),
@@ -515,9 +542,10 @@ fn handle_control(trunk: &Rc<Trunk>, frame: Frame) -> Result<(), Unreadable> {
                 info!("{} is shutting down", trunk.peer);
             }
         }
-        // Answers to what this version does not send.
-        Frame::Consumed(_) | Frame::ConsumedAck(_) => {
-            debug!("{} sent a frame that answers nothing", trunk.peer);
+        Frame::EndAck(EndAck { stream }) => {
+            if let Some(relay) = outlet.stream(stream) {
+                relay.end_ack(if is_up(&relay) { Side::Up } else { Side::Down });
+            }
         }
         _ => return Err(Unreadable::protocol("it sent a frame that a control stream does not carry")),
     }

@@ -7,6 +7,9 @@
 //!
 //! What crossed may arrive late. So every HELLO says how many dials its sender has begun: a connection with a number up
 //! to that was begun before, and is refused. Any other is newer than the trunk, and becomes the trunk.
+//!
+//! A trunk that is silent though it owes an answer is *raced*: another is dialled while it still stands. Whichever speaks
+//! first is the trunk; QUIC's own timers, which double, may sleep for longer than the path was dark.
 
 use std::time::{Duration, Instant};
 
@@ -53,6 +56,8 @@ pub(crate) struct Dialler {
     backoff_max: Duration,
     dials_begun: u64,
     dialling: bool,
+    /// The dial under way races the trunk, which is silent.
+    racing: bool,
     /// Streams wait for the trunk.
     wanted: bool,
     failures: u32,
@@ -70,6 +75,7 @@ impl Dialler {
             backoff_max,
             dials_begun: 0,
             dialling: false,
+            racing: false,
             wanted: false,
             failures: 0,
             not_before: None,
@@ -99,9 +105,37 @@ impl Dialler {
         self.dial(now)
     }
 
+    /// The trunk is silent though it owes an answer: it is raced, unless that was tried just now. To be said again for as long
+    /// as it is.
+    pub(crate) fn suspect(&mut self, now: Instant) -> Vec<Action> {
+        let pauses = self.not_before.is_some_and(|not_before| now < not_before);
+        if self.trunk.is_none() || !self.dialable || self.dialling || self.held.is_some() || pauses {
+            return Vec::new();
+        }
+        self.racing = true;
+        self.begin_dial()
+    }
+
+    /// The trunk speaks: there is nothing to race for.
+    pub(crate) fn trust(&mut self) -> Vec<Action> {
+        if !std::mem::take(&mut self.racing) {
+            return Vec::new();
+        }
+        self.failures = 0;
+        self.not_before = None;
+        // An incoming connection that waits for this dial is the peer's wish, and is taken in its time.
+        if self.held.is_none() && std::mem::take(&mut self.dialling) { vec![Action::Abandon] } else { Vec::new() }
+    }
+
+    /// Whether a trunk that is silent is being raced.
+    pub(crate) fn is_racing(&self) -> bool {
+        self.racing
+    }
+
     /// The peer answered our dial: that connection is the trunk.
     pub(crate) fn answered(&mut self, token: Token, hello: &TrunkHello, now: Instant) -> Vec<Action> {
         self.dialling = false;
+        self.racing = false;
         self.failures = 0;
         self.not_before = None;
         self.trunk = Some(Trunk { token, boot_id: hello.boot_id, dials_begun: hello.dials_begun });
@@ -127,7 +161,12 @@ impl Dialler {
     pub(crate) fn incoming(&mut self, token: Token, hello: TrunkHello, now: Instant) -> Vec<Action> {
         if let Some(trunk) = &self.trunk {
             let crossed = hello.boot_id == trunk.boot_id && hello.dial <= trunk.dials_begun;
-            return if crossed { vec![Action::Refuse(token)] } else { self.take(token, &hello) };
+            if crossed {
+                return vec![Action::Refuse(token)];
+            }
+            if !self.dialling {
+                return self.take(token, &hello);
+            }
         }
         if !self.dialling {
             return self.take(token, &hello);
@@ -153,6 +192,7 @@ impl Dialler {
         }
         if self.trunk.as_ref().is_some_and(|trunk| trunk.token == token) {
             self.trunk = None;
+            self.racing = false;
         }
         self.dial(now)
     }
@@ -175,6 +215,7 @@ impl Dialler {
     fn take(&mut self, token: Token, hello: &TrunkHello) -> Vec<Action> {
         self.failures = 0;
         self.not_before = None;
+        self.racing = false;
         self.trunk = Some(Trunk { token, boot_id: hello.boot_id, dials_begun: hello.dials_begun.max(hello.dial) });
         vec![Action::Take(token)]
     }
@@ -186,6 +227,10 @@ impl Dialler {
         if let Some(not_before) = self.not_before.filter(|&not_before| now < not_before) {
             return vec![Action::TickAt(not_before)];
         }
+        self.begin_dial()
+    }
+
+    fn begin_dial(&mut self) -> Vec<Action> {
         self.dialling = true;
         self.dials_begun += 1;
         vec![Action::Dial { number: self.dials_begun }]

@@ -132,6 +132,10 @@ enum Event {
     Restart(usize),
     /// One end of the trunk is lost: the other notices later.
     Break(usize),
+    /// A side finds its trunk silent.
+    Suspect(usize),
+    /// It speaks again.
+    Trust(usize),
     /// Whether dials of a side arrive.
     Reach {
         side: usize,
@@ -234,7 +238,13 @@ impl World {
         for _ in 0..self.random.between((1, 25)) {
             let when = self.random.between((0, until));
             let side = self.random.side();
-            let event = match self.random.next() % 10 {
+            let event = match self.random.next() % 13 {
+                10 => Event::Trust(side),
+                11 => Event::Suspect(side),
+                12 => {
+                    self.after_ms(when, Event::Suspect(A));
+                    Event::Suspect(B)
+                }
                 0..=3 => Event::Want { side, wanted: true },
                 4 => Event::Want { side, wanted: false },
                 5 => Event::Restart(side),
@@ -321,6 +331,14 @@ impl World {
                     self.leave(connection, side);
                     self.lose(connection, side);
                 }
+            }
+            Event::Suspect(side) => {
+                let actions = self.nodes[side].machine.suspect(now);
+                self.perform(side, actions);
+            }
+            Event::Trust(side) => {
+                let actions = self.nodes[side].machine.trust();
+                self.perform(side, actions);
             }
             Event::Restart(side) => self.restart(side),
             Event::Break(side) => {

@@ -6,11 +6,13 @@ mod dial;
 pub(crate) mod endpoint;
 mod pump;
 mod reader;
+mod silence;
 mod window;
 
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
+    convert::Infallible,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -19,7 +21,7 @@ use std::{
 use quinn::{Connection, Endpoint, Incoming};
 use tokio::{
     task::{AbortHandle, spawn_local},
-    time::{sleep_until, timeout},
+    time::{interval, sleep_until, timeout},
 };
 use tracing::{debug, info};
 use trunkline_certs::{PeerIdentity, SERVER_NAME};
@@ -36,11 +38,21 @@ use self::{
     dial::{Action, Dialler, Token},
     endpoint::{Dials, EndpointError},
 };
-use crate::{bindings::Refusal, config::TrunkConfig, events, node::Node, relay::Relay};
+use crate::{
+    bindings::Refusal,
+    config::{Profile, TrunkConfig},
+    events,
+    node::Node,
+    relay::Relay,
+};
 
 /// An attempt at one address that is not answered by then is begun anew: a new handshake retransmits at once, an old one
 /// ever more rarely.
-const ATTEMPT: Duration = Duration::from_secs(2);
+const ATTEMPT: Duration = Duration::from_secs(1);
+/// The same where a round trip may take long.
+const ATTEMPT_WAN: Duration = Duration::from_secs(3);
+/// How often trunks are looked at for whether they are silent.
+const LOOK: Duration = Duration::from_millis(250);
 /// Beyond so many handshakes at once, a stranger has to show that its address is its own (RFC 9000 §8.1.2).
 const HANDSHAKES_MAX: usize = 64;
 /// Why the connections of a node that stops are closed.
@@ -234,12 +246,31 @@ pub(crate) fn refusal(node: &Node, id: &NodeId) -> Option<Refusal> {
     }
 }
 
-/// Sends a stream on its way to its peer, for which there is no [`refusal`]: now, or once there is a trunk.
+/// The same for a stream that is to be resumed. A peer of which nothing is known may dial in, for it has before.
+pub(crate) fn resume_refusal(node: &Node, id: &NodeId) -> Option<Refusal> {
+    let trunk = node.trunks.peer(id).and_then(|peer| peer.current());
+    let draining = trunk.is_some_and(|trunk| trunk.draining.get());
+    draining.then(|| Refusal { code: Code::Draining, text: format!("{id} is shutting down") })
+}
+
+/// Streams from a peer to a process here have lost their path, and the peer may not have noticed: a trunk tells it.
+pub(crate) fn dial_awaited(node: &Rc<Node>, id: &NodeId) {
+    if let Some(peer) = node.trunks.peer(id).filter(|peer| !peer.addresses.is_empty() && peer.current().is_none()) {
+        let actions = peer.dialler.borrow_mut().want(true, Instant::now());
+        perform(node, &peer, actions);
+    }
+}
+
+/// Sends a stream on its way to its peer, for which there is no refusal: now, or once there is a trunk.
 pub(crate) fn open(node: &Rc<Node>, relay: &Rc<Relay>) {
-    let Some(peer) = node.trunks.peer(&relay.open.node) else {
-        relay.fail(Code::UnknownNode, &format!("{} is gone", relay.open.node));
+    let id = &relay.open.node;
+    let is_resumed = relay.resume.is_some();
+    let peer = if is_resumed { Some(node.trunks.peer_that_came(node, id)) } else { node.trunks.peer(id) };
+    let Some(peer) = peer else {
+        relay.fail(Code::UnknownNode, &format!("{id} is gone"));
         return;
     };
+    relay.set_queued();
     if let Some(trunk) = peer.current() {
         connect(&trunk, relay);
         return;
@@ -248,6 +279,18 @@ pub(crate) fn open(node: &Rc<Node>, relay: &Rc<Relay>) {
     peer.waiting.borrow_mut().insert(relay.number, Rc::clone(relay));
     let actions = peer.dialler.borrow_mut().want(true, Instant::now());
     perform(node, &peer, actions);
+    if is_resumed {
+        // It waits as long as whoever resumes it does.
+        let ended = relay.ended();
+        let (node, number) = (Rc::clone(node), relay.number);
+        spawn_local(async move {
+            ended.await;
+            if peer.waiting.borrow_mut().remove(&number).is_some() {
+                settle(&node, &peer);
+            }
+        });
+        return;
+    }
     let open_timeout = node.config.limits.open_timeout;
     let ended = relay.ended();
     let (node, number, relay) = (Rc::clone(node), relay.number, Rc::downgrade(relay));
@@ -344,7 +387,8 @@ fn tick_at(node: &Rc<Node>, peer: &Rc<Peer>, when: Instant) {
 
 /// A connection is the trunk now: runs it, and puts the streams on it that waited.
 fn take(node: &Rc<Node>, peer: &Rc<Peer>, token: Token, trunk: &Rc<Trunk>, control: Control) {
-    for older in peer.trunks.borrow().values() {
+    let older: Vec<_> = peer.trunks.borrow().values().cloned().collect();
+    for older in &older {
         older.current.set(false);
         if older.boot_id != trunk.boot_id {
             older.restarted.set(true);
@@ -361,6 +405,9 @@ fn take(node: &Rc<Node>, peer: &Rc<Peer>, token: Token, trunk: &Rc<Trunk>, contr
         connect(trunk, &relay);
     }
     peer.dialler.borrow_mut().want(false, Instant::now());
+    for older in older {
+        older.supersede();
+    }
     let (node, peer, trunk) = (Rc::clone(node), Rc::clone(peer), Rc::clone(trunk));
     spawn_local(async move {
         let why = connection::run(&node, &trunk, control).await;
@@ -376,15 +423,16 @@ fn take(node: &Rc<Node>, peer: &Rc<Peer>, token: Token, trunk: &Rc<Trunk>, contr
 /// One dial: every address in turn, until one of them answers as the peer that is meant.
 async fn dial(node: Rc<Node>, peer: Rc<Peer>, number: u64) {
     let mut failure = "it has no address".to_owned();
+    let patience = attempt_time(&node);
     for address in &peer.addresses {
-        let resolved = match timeout(ATTEMPT, tokio::net::lookup_host(address)).await {
+        let resolved = match timeout(patience, tokio::net::lookup_host(address)).await {
             Ok(Ok(resolved)) => resolved,
             Ok(Err(error)) => {
                 failure = format!("{address} cannot be resolved: {error}");
                 continue;
             }
             Err(_) => {
-                failure = format!("{address} was not resolved within {ATTEMPT:?}");
+                failure = format!("{address} was not resolved within {patience:?}");
                 continue;
             }
         };
@@ -414,6 +462,13 @@ async fn dial(node: Rc<Node>, peer: Rc<Peer>, number: u64) {
     settle(&node, &peer);
 }
 
+const fn attempt_time(node: &Node) -> Duration {
+    match node.config.trunk.profile {
+        Profile::Datacenter => ATTEMPT,
+        Profile::Wan => ATTEMPT_WAN,
+    }
+}
+
 /// Dials one address and waits until the other side has taken the connection as the trunk.
 async fn attempt(
     node: &Node,
@@ -424,8 +479,9 @@ async fn attempt(
     let config = node.trunks.dials.config(&peer.id).map_err(|error| error.to_string())?;
     let connecting =
         node.trunks.endpoint.connect_with(config, address, SERVER_NAME).map_err(|error| error.to_string())?;
-    let unanswered = || format!("no answer within {ATTEMPT:?}");
-    let connection = timeout(ATTEMPT, connecting).await.map_err(|_| unanswered())?.map_err(|error| explain(&error))?;
+    let patience = attempt_time(node);
+    let unanswered = || format!("no answer within {patience:?}");
+    let connection = timeout(patience, connecting).await.map_err(|_| unanswered())?.map_err(|error| explain(&error))?;
     let greeting = async {
         let mut control = Control::open(&connection).await?;
         control.send_hello(node.trunks.hello(peer, number)).await?;
@@ -446,6 +502,30 @@ async fn attempt(
         return Err(error.to_string());
     }
     Ok((connection, control, hello))
+}
+
+/// Watches the trunks for silence, for as long as it is polled.
+pub(crate) async fn watch(node: Rc<Node>) -> Infallible {
+    let mut look = interval(LOOK);
+    loop {
+        look.tick().await;
+        if node.is_draining() {
+            continue;
+        }
+        let peers: Vec<_> = node.trunks.peers.borrow().values().cloned().collect();
+        for peer in peers {
+            let Some(trunk) = peer.current() else { continue };
+            let now = Instant::now();
+            let actions = if trunk.is_silent(now) {
+                peer.dialler.borrow_mut().suspect(now)
+            } else if peer.dialler.borrow().is_racing() {
+                peer.dialler.borrow_mut().trust()
+            } else {
+                continue;
+            };
+            perform(&node, &peer, actions);
+        }
+    }
 }
 
 /// Accepts connections for as long as it is polled.

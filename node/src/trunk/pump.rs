@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 use trunkline_proto::{
     code::Code,
     frame::Frame,
-    message::{Abort, Accept, Credit, Limit, Open, Reclaim, Want},
+    message::{Abort, Credit, EndAck, Limit, Open, Reclaim, Resume, Want},
 };
 use trunkline_session::Turn;
 
@@ -197,6 +197,7 @@ impl Pump {
     async fn tell_down(&mut self, relay: &Rc<Relay>) -> Result<(), WriteError> {
         let stream = relay.end(Side::Down).and_then(|end| end.stream);
         let news = relay.take_down();
+        self.acknowledge(stream, news.end_ack);
         if news.open.is_some() {
             let mut to_open = self.trunk.to_open.borrow_mut();
             to_open.push_back((Instant::now(), Rc::clone(relay)));
@@ -212,7 +213,11 @@ impl Pump {
         let Some(mut half) = half else { return Ok(()) };
         if std::mem::take(&mut half.is_unopened) {
             let mut preamble = BytesMut::new();
-            Frame::from(Open { stream: 0, producer_node: None, ..relay.open.clone() }).encode(&mut preamble);
+            let open = Open { stream: 0, producer_node: None, ..relay.open.clone() };
+            match relay.resume {
+                Some(consumer_incarnation) => Frame::from(Resume { open, consumer_incarnation }).encode(&mut preamble),
+                None => Frame::from(open).encode(&mut preamble),
+            }
             let preamble = preamble.freeze();
             let written = write_ahead(&self.trunk, half.send.stream(), preamble).await;
             check(relay, Side::Down, written)?;
@@ -235,12 +240,13 @@ impl Pump {
     async fn tell_up(&mut self, relay: &Rc<Relay>) -> Result<(), WriteError> {
         let stream = relay.end(Side::Up).and_then(|end| end.stream);
         let news = relay.take_up();
+        self.acknowledge(stream, news.end_ack);
         let half = self.trunk.streams.borrow_mut().remove(&relay.number);
         let Some(mut half) = half else { return Ok(()) };
         let mut frames = BytesMut::new();
-        if let Some(accept) = news.accept {
+        if let Some(answer) = news.answer {
             half.set_priority(CREDIT_PRIORITY);
-            Frame::from(Accept { stream: 0, ..accept }).encode(&mut frames);
+            answer.into_frame(0).encode(&mut frames);
         }
         if let Some(credit) = news.credit {
             Frame::from(Credit { stream: 0, ..credit }).encode(&mut frames);
@@ -260,6 +266,13 @@ impl Pump {
             self.trunk.streams.borrow_mut().insert(relay.number, half);
         }
         Ok(())
+    }
+
+    /// Says that the end which the peer told of a stream has been heard, if that `is_due`.
+    fn acknowledge(&mut self, stream: Option<u64>, is_due: bool) {
+        if let (Some(stream), true) = (stream, is_due) {
+            Frame::from(EndAck { stream }).encode(&mut self.frames);
+        }
     }
 
     /// Lets go of a stream that is over.

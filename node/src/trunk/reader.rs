@@ -86,11 +86,10 @@ impl Wake for Wakeup {
 impl Readers {
     /// Reads the bytes of a stream, on the consumer's node. `begun` came with the OPEN.
     pub(super) fn forward(&self, relay: &Rc<Relay>, recv: RecvStream, begun: Bytes) {
-        let offset = begun.len() as u64;
         if !begun.is_empty() {
-            relay.data(0, begun, false);
+            relay.data_next(begun, false);
         }
-        self.insert(relay, recv, Reads::Forward { offset });
+        self.insert(relay, recv, Reads::Forward);
     }
 
     /// Reads ACCEPT and credit, on the producer's node.
@@ -154,8 +153,8 @@ struct Reader {
 }
 
 enum Reads {
-    /// Bytes for the consumer, of which `offset` have been read.
-    Forward { offset: u64 },
+    /// Bytes for the consumer.
+    Forward,
     /// Frames, of which one may have begun.
     Reverse { begun: Option<Box<Decoder>> },
 }
@@ -178,7 +177,7 @@ impl Reader {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Self { half: Receiving { recv, relay }, reads, .. } = self;
         match reads {
-            Reads::Forward { offset } => poll_forward(recv, relay, offset, context),
+            Reads::Forward => poll_forward(recv, relay, context),
             Reads::Reverse { begun } => poll_reverse(recv, relay, begun, context),
         }
     }
@@ -186,7 +185,7 @@ impl Reader {
 
 /// A read that is dropped while it waits loses nothing: `read_chunks` is cancel-safe. So the array is here, and not kept
 /// for each stream that waits.
-fn poll_forward(recv: &mut RecvStream, relay: &Rc<Relay>, offset: &mut u64, context: &mut Context<'_>) -> Poll<()> {
+fn poll_forward(recv: &mut RecvStream, relay: &Rc<Relay>, context: &mut Context<'_>) -> Poll<()> {
     let mut chunks: [Bytes; CHUNKS] = array::from_fn(|_| Bytes::new());
     while !relay.is_over() {
         let read = match pin!(recv.read_chunks(&mut chunks)).poll(context) {
@@ -195,13 +194,10 @@ fn poll_forward(recv: &mut RecvStream, relay: &Rc<Relay>, offset: &mut u64, cont
         };
         match read {
             Ok(Some(count)) => {
-                let bytes = gather(&mut chunks[..count]);
-                let begin = *offset;
-                *offset += bytes.len() as u64;
-                relay.data(begin, bytes, false);
+                relay.data_next(gather(&mut chunks[..count]), false);
             }
             Ok(None) => {
-                relay.data(*offset, Bytes::new(), true);
+                relay.data_next(Bytes::new(), true);
                 break;
             }
             Err(error) => {
@@ -232,6 +228,7 @@ fn poll_reverse(
     while !relay.is_over() {
         match decoder.next() {
             Ok(Some(Frame::Accept(accept))) => relay.accept(&accept),
+            Ok(Some(Frame::Resumed(resumed))) => relay.resumed(&resumed),
             Ok(Some(Frame::Credit(credit))) => relay.credit(&credit),
             Ok(Some(Frame::Reclaim(reclaim))) => relay.reclaim(&reclaim),
             Ok(Some(_)) => {

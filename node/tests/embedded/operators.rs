@@ -85,7 +85,9 @@ fn more_streams_than_a_message_holds_are_listed_in_chunks_each_once() {
             Open { job, producer, consumer, ..open(stream, "node-a") }
         };
         let Open { job, consumer: name, incarnation, .. } = open(2);
-        consumer.say(Bind { bind: 1, job, consumer: name, incarnation }).await;
+        consumer
+            .say(Bind { bind: 1, job, consumer: name, incarnation, resumes_only: false, awaited_nodes: Vec::new() })
+            .await;
         for number in 1..=STREAMS {
             producer.say(open(2 * number)).await;
         }

@@ -126,7 +126,16 @@ impl Other {
         let socket = UnixStream::connect(&config.local.as_ref().unwrap().socket).await.unwrap();
         let mut other = Self { socket, decoder: Decoder::default() };
         let software = "another/1".to_owned();
-        other.say(LinkHello { offer: Offer::ours(), software, cluster: String::new(), node: None, pid: 1 }).await;
+        other
+            .say(LinkHello {
+                offer: Offer::ours(),
+                software,
+                cluster: String::new(),
+                node: None,
+                pid: 1,
+                patience_ms: 0,
+            })
+            .await;
         assert!(matches!(other.hears().await, Frame::LinkHello(_)));
         other
     }
@@ -174,7 +183,7 @@ pub(crate) fn open(stream: u64, node: &str) -> Open {
 /// Binds `reduce`.
 pub(crate) async fn bind(program: &mut impl Program) {
     let Open { job, consumer, incarnation, .. } = open(2, "node-a");
-    program.say(Bind { bind: 1, job, consumer, incarnation }).await;
+    program.say(Bind { bind: 1, job, consumer, incarnation, resumes_only: false, awaited_nodes: Vec::new() }).await;
     assert!(matches!(program.hears().await, Frame::Bound(_)));
 }
 

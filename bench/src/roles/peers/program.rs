@@ -11,7 +11,7 @@ use trunkline_node::embedded::LocalLink;
 use trunkline_proto::{
     frame::{DATA_BYTES_MAX, DataHeader, Frame},
     id::{ConsumerName, Incarnation, JobId, NodeId, ProducerName, Weight},
-    message::{Abort, Limit, Open, Want},
+    message::{Abort, EndAck, Limit, Open, Want},
 };
 use trunkline_session::{Finished, SendHalf, SendOutput};
 
@@ -183,7 +183,7 @@ impl Program {
         }
         while let Some(output) = stream.half.poll_output(DATA_BYTES_MAX, &mut self.pieces) {
             let frame = match output {
-                SendOutput::Open => Open {
+                SendOutput::Open { epoch } => Open {
                     stream: id,
                     job: self.job.clone(),
                     producer: self.producer.clone(),
@@ -192,12 +192,16 @@ impl Program {
                     number: stream.number,
                     consumer: stream.consumer.clone(),
                     node: self.daemon.clone(),
-                    epoch: 0,
+                    epoch,
                     weight: Weight::MIN,
                 }
                 .into(),
                 SendOutput::Want { epoch, wanted } => Want { stream: id, epoch, wanted }.into(),
                 SendOutput::Limit { epoch, limit } => Limit { stream: id, epoch, limit }.into(),
+                SendOutput::EndAck => EndAck { stream: id }.into(),
+                SendOutput::Resume { .. } => {
+                    return Err(BenchError::Peer("its streams", "their path was lost".to_owned()));
+                }
                 SendOutput::Abort(why) => return Err(BenchError::Peer("its streams", why.to_string())),
                 SendOutput::Data { offset, epoch, fin } => {
                     hand_over(&self.link, DataHeader { stream: id, offset, epoch, fin }, &mut self.pieces)?;

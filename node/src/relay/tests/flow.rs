@@ -96,11 +96,11 @@ impl Flow {
         let mut random = Random(seed);
         let budget = random.pick([1, 1000, 5000, 20_000, 64 << 10, 1 << 20]);
         let pool = Pool::shared(budget, random.pick([1000, 1 << 20]));
-        let (relays, up, down) = (Rc::<Relays>::default(), Outlet::new(Kind::Trunk), Outlet::new(Kind::Trunk));
+        let (relays, up, down) = (relays(), Outlet::new(Kind::Trunk), Outlet::new(Kind::Trunk));
         let open = Rig::new(None).relay.open.clone();
         let longest = if budget < 1000 { 500 } else { 30_000 };
         let streams = (1..=random.between(1, 6)).map(|id| {
-            let relay = relays.add(open.clone(), End { outlet: Rc::clone(&up), stream: Some(id) }, None);
+            let relay = relays.add(open.clone(), None, End { outlet: Rc::clone(&up), stream: Some(id) }, None);
             relay.connect_down(&down, &pool, Some(id), BIND);
             let limit = random.pick([0, 4, 100, 10_000]);
             let accept = Accept { stream: id, incarnation: Incarnation::from_bytes(&[2; 16]).unwrap(), limit };
@@ -165,7 +165,7 @@ fn write_up(up: &Outlet, streams: &mut [Stream]) -> bool {
     let news = relay.take_up();
     assert_eq!(news.abort, None);
     let credit = news.credit.map(|credit| (credit.received, credit.consumed, credit.limit, credit.finished));
-    let accept = news.accept.map(|accept| (0, 0, accept.limit, false));
+    let accept = news.accepted_limit().map(|limit| (0, 0, limit, false));
     for (received, consumed, limit, finished) in accept.into_iter().chain(credit) {
         // Never more than both allow; while credit is asked back, no more than what was asked for.
         if limit > stream.told {

@@ -75,9 +75,9 @@ impl Ahead {
 }
 
 impl CreditPolicy for Ahead {
-    fn open(&mut self, stream: u64, _cap: Option<Cap>) -> u64 {
-        let limit = self.book().ahead;
-        self.book().streams.insert(stream, Stream { ceiling: u64::MAX, consumed: 0, limit, wanted: 0, asked: false });
+    fn open_at(&mut self, stream: u64, consumed: u64, _cap: Option<Cap>) -> u64 {
+        let limit = consumed.saturating_add(self.book().ahead);
+        self.book().streams.insert(stream, Stream { ceiling: u64::MAX, consumed, limit, wanted: 0, asked: false });
         limit
     }
 

@@ -19,7 +19,7 @@ struct Shared {
 impl Shared {
     fn new() -> Self {
         Self {
-            relays: Rc::default(),
+            relays: relays(),
             up: Outlet::new(Kind::Trunk),
             down: Outlet::new(Kind::Trunk),
             pool: Pool::shared(BUDGET, u64::MAX),
@@ -28,7 +28,8 @@ impl Shared {
     }
 
     fn stream(&self, id: u64, allowed: u64) -> Rc<Relay> {
-        let relay = self.relays.add(self.open.clone(), End { outlet: Rc::clone(&self.up), stream: Some(id) }, None);
+        let relay =
+            self.relays.add(self.open.clone(), None, End { outlet: Rc::clone(&self.up), stream: Some(id) }, None);
         relay.connect_down(&self.down, &self.pool, Some(id), BIND);
         relay.accept(&Accept { stream: id, incarnation: Incarnation::from_bytes(&[2; 16]).unwrap(), limit: allowed });
         relay
