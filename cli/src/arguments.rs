@@ -86,6 +86,10 @@ pub(crate) struct EndArguments {
     /// Wait so long for a node that is not there yet
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) wait: u32,
+    /// When the node or the way to the other end is lost, wait so long until it is back, and go on [default: as the node is
+    /// configured, 300 unless it is]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) patience: Option<u32>,
     /// Say nothing on standard error but errors
     #[arg(long, short)]
     pub(crate) quiet: bool,

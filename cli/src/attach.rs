@@ -11,6 +11,10 @@ pub(crate) async fn attach(arguments: &EndArguments) -> Result<Attachment, Failu
     let software = concat!("trunkline-cli/", env!("CARGO_PKG_VERSION"));
     let builder = Attachment::builder().software(software);
     let builder = builder.retry_first_connect(Duration::from_secs(arguments.wait.into()));
+    let builder = match arguments.patience {
+        Some(seconds) => builder.patience(Duration::from_secs(seconds.into())),
+        None => builder,
+    };
     builder.connect(&arguments.socket).await.map_err(Failure::NoNode)
 }
 

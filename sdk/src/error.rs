@@ -108,6 +108,13 @@ impl Error {
         Self::new(ErrorKind::Connect, false, message).with_code(Code::Protocol)
     }
 
+    /// Nothing answered, which is also what a node does that is just going down.
+    pub(crate) fn no_word(path: &Path) -> Self {
+        let mut error = Self::no_node(path, "it closed the connection without a word");
+        error.0.retryable = true;
+        error
+    }
+
     pub(crate) fn link_refused(path: &Path, code: Code, text: &str) -> Self {
         let kind = if code == Code::Draining { ErrorKind::Draining } else { ErrorKind::Refused };
         let message = format!("the node at {} refused this process: {code}: {text}", path.display());

@@ -23,7 +23,8 @@ pub(crate) const EVENTS_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The process is attached. The first event of a subscription, unless the attachment has ended.
+    /// The process is attached: the first event of a subscription, unless the attachment has ended; and again, after
+    /// [`Event::Interrupted`].
     #[non_exhaustive]
     Attached {
         /// The node.
@@ -39,10 +40,33 @@ pub enum Event {
         /// Why, as a sentence.
         why: String,
     },
-    /// The node is shutting down. Streams that exist go on for a while; nothing new begins.
+    /// The link to the node is lost, and is tried again for as long as patience lasts
+    /// ([`AttachmentBuilder::patience`](crate::AttachmentBuilder::patience)). Streams pause; the next event of the link is
+    /// [`Event::Attached`] or [`Event::Detached`].
+    #[non_exhaustive]
+    Interrupted {
+        /// Why, as a sentence.
+        why: String,
+    },
+    /// Streams have lost their path: the link, a trunk, or a node at either end. They pause, and go on by themselves. Said once
+    /// for all that are lost together.
+    #[non_exhaustive]
+    Suspended {
+        /// How many.
+        streams: u64,
+        /// Why, as a sentence; of several reasons, the last.
+        why: String,
+    },
+    /// Streams go on that had lost their path.
+    #[non_exhaustive]
+    Resumed {
+        /// How many.
+        streams: u64,
+    },
+    /// The node is shutting down. Streams that exist go on for a while, and pause until it is back; nothing new begins.
     #[non_exhaustive]
     Draining {
-        /// What is left until the node aborts the streams that have not ended.
+        /// What is left until streams that have not ended pause.
         left: Duration,
     },
     /// A `send` has waited for [`stall_warn`](crate::AttachmentBuilder::stall_warn) or longer, and still does. Said once
@@ -60,8 +84,16 @@ impl fmt::Display for Event {
         match self {
             Self::Attached { node, cluster } => write!(f, "attached to node {node} of cluster {cluster}"),
             Self::Detached { why, .. } => write!(f, "detached: {why}"),
+            Self::Interrupted { why } => write!(f, "interrupted: {why}"),
+            Self::Suspended { streams: 1, why } => write!(f, "1 stream pauses: {why}"),
+            Self::Suspended { streams, why } => write!(f, "{streams} streams pause: {why}"),
+            Self::Resumed { streams: 1 } => f.write_str("1 stream goes on"),
+            Self::Resumed { streams } => write!(f, "{streams} streams go on"),
             Self::Draining { left } => {
-                write!(f, "the node is shutting down: streams that have not ended within {left:?} will be aborted")
+                write!(
+                    f,
+                    "the node is shutting down: streams that have not ended within {left:?} will pause until it is back"
+                )
             }
             Self::Stalled(stalled) => stalled.fmt(f),
             Self::Lost(lost) => lost.fmt(f),

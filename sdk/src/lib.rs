@@ -247,12 +247,17 @@
 //! # Ok(()) }) }
 //! ```
 //!
-//! When the link to the local node is lost, every stream of the attachment ends with [`ErrorKind::NodeLost`]: connect
-//! again, and open again.
+//! # When something dies
+//! Streams outlive what carries them. When the link to the node is lost, the attachment connects again, binds its consumers and
+//! takes its streams up again by itself; when a trunk or another node is lost, its streams are taken up again on the next one.
+//! Meanwhile `send` and `recv` wait, and no message is lost, repeated or out of order. Only when that takes longer than
+//! [`AttachmentBuilder::patience`] do streams end, with [`ErrorKind::NodeLost`] or `trunk_lost`, and with `outcome_unknown` where
+//! everything had been sent and only the consumer's last word is missing. An application that dies is another matter: the
+//! other end of each of its streams has an error at once, or as soon as there is a path.
 //!
 //! # Events
-//! Nothing has to be polled for the line to be served. Who wants to know what happens to it listens: attached, detached,
-//! the node drains, a stream was lost, a `send` has waited for longer than [`AttachmentBuilder::stall_warn`] (which is no
+//! Nothing has to be polled for the line to be served. Who wants to know what happens to it listens: attached, interrupted,
+//! detached, streams paused and went on, the node drains, a stream was lost, a `send` has waited for longer than [`AttachmentBuilder::stall_warn`] (which is no
 //! error, and is also a warning in the log). Nothing waits for who listens.
 //!
 //! ```
@@ -276,7 +281,7 @@
 //! ```
 //!
 //! A node that drains takes nothing new, and lets streams end for as long as its `drain_timeout` says: its processes are
-//! told when that begins.
+//! told when that begins. What has not ended pauses until the node is back.
 //!
 //! # Metrics and traces
 //! [`Attachment::metrics`] is a snapshot of [counters](Metrics), for any system of metrics.

@@ -82,4 +82,10 @@ counters! {
     bytes_received,
     /// Frames that carried those from the node.
     data_frames_received,
+    /// How often a stream has lost its path and paused.
+    streams_suspended,
+    /// How often a stream has gone on after that.
+    streams_resumed,
+    /// How often the link to the node was lost and made again.
+    reattached,
 }

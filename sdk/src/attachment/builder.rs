@@ -44,6 +44,8 @@ impl Default for AttachmentBuilder {
                 connect_timeout: Duration::from_secs(10),
                 retry_within: Duration::ZERO,
                 stall_warn: Duration::from_secs(10),
+                patience: None,
+                job_patiences: BTreeMap::new(),
             },
         }
     }
@@ -119,6 +121,31 @@ impl AttachmentBuilder {
     pub fn stall_warn(mut self, after: Duration) -> Self {
         self.options.stall_warn = after;
         self
+    }
+
+    /// For how long streams outlive the loss of their path: the node, a trunk, or the node at the other end. Unless told, as
+    /// the node's configuration says (`patience_ms`, 5 minutes unless told there too).
+    ///
+    /// Meanwhile they pause: `send` and `recv` wait, the process attaches, binds and resumes by itself, and
+    /// [`Event`](crate::Event)s tell of it. When the time is over, they end with
+    /// [`NodeLost`](crate::ErrorKind::NodeLost) or `trunk_lost`; a stream whose end had been sent, with
+    /// `outcome_unknown`. At zero they end at once, and so does the attachment when its node is lost.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.options.patience = Some(patience);
+        self
+    }
+
+    /// As [`AttachmentBuilder::patience`], for the streams of one job, whatever its run.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) when the name is not one of a job.
+    pub fn job_patience(
+        mut self,
+        job: impl TryInto<JobName, Error: fmt::Display>,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        self.options.job_patiences.insert(job.try_into().map_err(Error::invalid)?, patience);
+        Ok(self)
     }
 
     /// Attaches to the node whose local socket is at `socket`. Waits for the node's greeting.

@@ -4,16 +4,20 @@ use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use trunkline_proto::{
     code::Code,
     frame::Frame,
-    id::{ConsumerAddress, Incarnation, JobId},
+    id::{ConsumerAddress, Incarnation, JobId, NodeId},
     message::{Bind, Refused, Unbind},
 };
 
-use super::{Admission, BindTally, Cell, Delivery, Ended, GatherQueue, LINGER, News, ReceiveCell, Shared, lock, wake};
+use super::{
+    Admission, BindTally, Cell, Delivery, Ended, GatherQueue, LINGER, News, Path, ReceiveCell, Shared, lock,
+    retry::backoff, wake,
+};
 use crate::{error::Error, gather::Expected, receiver::ProducerInfo};
 
 /// Why a stream that nobody took is refused.
@@ -49,6 +53,12 @@ struct Inner {
     takes: Takes,
     waker: Option<Waker>,
     queued: bool,
+    /// It is to be bound once more, for the link is another.
+    is_lapsed: bool,
+    /// Since when, and how often that was refused.
+    lapsed: Option<(Instant, u32)>,
+    /// Nodes of producers whose streams have lost their path, for the next BIND.
+    awaited_nodes: Vec<NodeId>,
 }
 
 /// How closing went.
@@ -115,6 +125,9 @@ impl BindCell {
                 takes: Takes::Backlog(VecDeque::new()),
                 waker: None,
                 queued: true,
+                is_lapsed: false,
+                lapsed: None,
+                awaited_nodes: Vec::new(),
             }),
         }
     }
@@ -245,8 +258,9 @@ impl BindCell {
     pub(crate) fn poll(&self, next_id: &mut u64) -> Option<Frame> {
         let mut inner = self.lock();
         inner.queued = false;
-        if inner.id == 0 && !inner.closed {
+        if (inner.id == 0 || inner.is_lapsed) && !inner.closed {
             inner.id = *next_id;
+            inner.is_lapsed = false;
             *next_id += 1;
             return Some(
                 Bind {
@@ -254,6 +268,8 @@ impl BindCell {
                     job: self.job.clone(),
                     consumer: self.address.consumer.clone(),
                     incarnation: self.incarnation,
+                    resumes_only: false,
+                    awaited_nodes: std::mem::take(&mut inner.awaited_nodes),
                 }
                 .into(),
             );
@@ -262,7 +278,7 @@ impl BindCell {
             return None;
         }
         inner.unbind_told = true;
-        let told = inner.id != 0 && !matches!(inner.ended, Some(BindEnd::Refused { .. }));
+        let told = inner.id != 0 && !inner.is_lapsed && !matches!(inner.ended, Some(BindEnd::Refused { .. }));
         told.then(|| Unbind { bind: inner.id }.into())
     }
 
@@ -299,9 +315,39 @@ impl BindCell {
     pub(crate) fn handle_bound(&self) {
         let mut inner = self.lock();
         inner.bound = true;
+        inner.lapsed = None;
         let waker = inner.waker.take();
         drop(inner);
         wake(waker);
+    }
+
+    /// The bind is gone with the link that it was on, or was not made again: it is to be said once more.
+    pub(crate) fn bind_again(self: &Arc<Self>, shared: &Shared, awaited_nodes: Vec<NodeId>) {
+        let mut inner = self.lock();
+        inner.is_lapsed = true;
+        inner.lapsed.get_or_insert_with(|| (Instant::now(), 0));
+        inner.awaited_nodes = awaited_nodes;
+        let queued = !std::mem::replace(&mut inner.queued, true);
+        drop(inner);
+        if queued {
+            shared.ready.control(Cell::Bind(Arc::clone(self)));
+        }
+    }
+
+    /// Whether it had been bound on an earlier link, and its patience is not over.
+    pub(crate) fn may_bind_again(&self, patience: Duration) -> bool {
+        let inner = self.lock();
+        !inner.closed && inner.lapsed.is_some_and(|(since, _)| since.elapsed() < patience)
+    }
+
+    /// How long to wait before it is bound again.
+    pub(crate) fn pause(&self) -> Duration {
+        let mut inner = self.lock();
+        let refusals = inner.lapsed.as_mut().map_or(0, |(_, refusals)| {
+            *refusals += 1;
+            *refusals - 1
+        });
+        backoff(refusals)
     }
 
     pub(crate) fn handle_refused(&self, refused: Refused) {
@@ -313,7 +359,7 @@ impl BindCell {
     pub(crate) fn offer(
         &self,
         shared: &Shared,
-        stream: u64,
+        path: Path,
         producer: Arc<ProducerInfo>,
     ) -> Result<Arc<ReceiveCell>, (Code, String)> {
         let mut inner = self.lock();
@@ -334,9 +380,10 @@ impl BindCell {
         };
         shared.counters.accepts.increment();
         let (incarnation, tally) = (self.incarnation, Arc::clone(&self.tally));
+        let stream = producer.stream;
         let cell = shared.credit.open(stream, &self.job.name, |limit| {
             let message_bytes_max = shared.message_bytes_max;
-            Arc::new(ReceiveCell::new(stream, producer, incarnation, tally, delivery, limit, message_bytes_max))
+            Arc::new(ReceiveCell::new(path, producer, incarnation, tally, delivery, limit, message_bytes_max))
         });
         let taken = match &mut inner.takes {
             Takes::Backlog(backlog) => {

@@ -20,7 +20,7 @@ use trunkline_proto::{
 };
 
 use super::{
-    Shared,
+    Shared, reattach,
     retry::retry,
     socket::{Socket, write_some},
     thread::Link,
@@ -47,6 +47,10 @@ pub(crate) struct Options {
     pub(crate) retry_within: Duration,
     /// A send that waits for longer is told of.
     pub(crate) stall_warn: Duration,
+    /// How long streams without a path wait for another; as the node says, unless there is a wish.
+    pub(crate) patience: Option<Duration>,
+    /// The same for the streams of some jobs.
+    pub(crate) job_patiences: BTreeMap<JobName, Duration>,
 }
 
 /// Which node to attach to.
@@ -176,22 +180,37 @@ async fn serve_socket(path: &Path, options: &Options, shared: &Arc<Shared>, mut 
         Err(_) => Err(Error::connect_timeout(path, timeout)),
     };
     let greeted = tokio::select! {
-        greeted = retry(options.retry_within, attempt) => greeted,
+        greeted = retry(options.retry_within, &attempt) => greeted,
         () = answer.closed() => return false,
     };
-    let (socket, node, cluster) = match greeted {
+    let Greeted { socket, node, cluster, patience } = match greeted {
         Ok(greeted) => greeted,
         Err(error) => {
             let _ = answer.send(Err(error));
             return false;
         }
     };
+    shared.patience.learn(patience);
     let span = tracing::debug_span!("attachment", %node, socket = %path.display());
     let link = Link::new(Arc::clone(shared), socket, node.clone(), path_of_node(path, &node));
     if answer.send(Ok(Greeting::new(shared, node, cluster))).is_err() {
         return false;
     }
-    link.run().instrument(span).await
+    let again = async || {
+        let Greeted { socket, node, cluster, patience } = retry(shared.patience.longest(), &attempt).await?;
+        shared.patience.learn(patience);
+        Ok(reattach::Attached { transport: socket, node, cluster })
+    };
+    link.run_on(again).instrument(span).await
+}
+
+/// A link that was greeted by its node.
+struct Greeted {
+    socket: Socket,
+    node: NodeId,
+    cluster: String,
+    /// How long streams wait, as far as the node is asked.
+    patience: Duration,
 }
 
 /// How the node is named when the link to it is lost.
@@ -199,7 +218,7 @@ fn path_of_node(path: &Path, node: &NodeId) -> String {
     format!("node {node} at {}", path.display())
 }
 
-async fn greet(path: &Path, software: &str) -> Result<(Socket, NodeId, String), Error> {
+async fn greet(path: &Path, software: &str) -> Result<Greeted, Error> {
     let socket = UnixStream::connect(path).await.map_err(|error| Error::connect(path, &error))?;
     let mut decoder = Decoder::default();
     let hello = LinkHello {
@@ -208,6 +227,7 @@ async fn greet(path: &Path, software: &str) -> Result<(Socket, NodeId, String), 
         cluster: String::new(),
         node: None,
         pid: std::process::id(),
+        patience_ms: 0,
     };
     // A node that refuses may have closed its side already: what it said is still to be read.
     let told = write_all(&socket, &hello.into()).await;
@@ -215,14 +235,15 @@ async fn greet(path: &Path, software: &str) -> Result<(Socket, NodeId, String), 
         Some(Frame::LinkHello(hello)) => hello,
         Some(Frame::Refused(refused)) => return Err(Error::link_refused(path, refused.code, &refused.text)),
         Some(_) => return Err(Error::no_node(path, "its first frame is neither HELLO nor REFUSED")),
-        None => return Err(Error::no_node(path, "it closed the connection without a word")),
+        None => return Err(Error::no_word(path)),
     };
     told.map_err(|error| Error::connect(path, &error))?;
     if let Err(error) = Offer::ours().agree(&hello.offer) {
         return Err(Error::link_refused(path, NoCommonVersion::CODE, &error.to_string()));
     }
     let node = hello.node.ok_or_else(|| Error::no_node(path, "its HELLO names no node"))?;
-    Ok((Socket::new(socket, decoder), node, hello.cluster))
+    let patience = Duration::from_millis(hello.patience_ms);
+    Ok(Greeted { socket: Socket::new(socket, decoder), node, cluster: hello.cluster, patience })
 }
 
 async fn write_all(socket: &UnixStream, frame: &Frame) -> io::Result<()> {

@@ -148,7 +148,10 @@ mod tests {
     use trunkline_proto::id::Incarnation;
 
     use super::*;
-    use crate::{link::Delivery, receiver::ProducerInfo};
+    use crate::{
+        link::{Delivery, Path},
+        receiver::ProducerInfo,
+    };
 
     /// Grants and asks back as the test says.
     #[derive(Default)]
@@ -158,7 +161,7 @@ mod tests {
     }
 
     impl CreditPolicy for Scripted {
-        fn open(&mut self, _: u64, _: Option<Cap>) -> u64 {
+        fn open_at(&mut self, _: u64, _: u64, _: Option<Cap>) -> u64 {
             100
         }
         fn ceiling(&mut self, _: u64, _: u64) {}
@@ -196,7 +199,15 @@ mod tests {
             stream: id,
         };
         let (life, delivery) = (Incarnation::from_bits(2), Delivery::Reader(None));
-        Arc::new(ReceiveCell::new(id, Arc::new(producer), life, Arc::default(), delivery, limit, 1000))
+        Arc::new(ReceiveCell::new(
+            Path { link_id: id, epoch: 0 },
+            Arc::new(producer),
+            life,
+            Arc::default(),
+            delivery,
+            limit,
+            1000,
+        ))
     }
 
     #[test]

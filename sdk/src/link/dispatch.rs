@@ -10,11 +10,12 @@ use std::{
 use trunkline_proto::{
     code::Code,
     frame::Frame,
-    message::{Abort, Incoming},
+    message::{Abort, EndAck, Incoming},
 };
+use trunkline_session::Asked;
 
 use super::{
-    Cell,
+    Cell, Path,
     thread::{Link, Receiving},
     transport::Transport,
 };
@@ -33,11 +34,8 @@ impl<T: Transport> Link<T> {
                 }
             }
             Frame::Credit(credit) => {
-                if let Some(cell) = self.senders.get(&credit.stream)
-                    && cell.handle_credit(&self.shared, &credit, &mut self.woken)
-                    && let Some(cell) = self.senders.remove(&credit.stream)
-                {
-                    self.tell_lost_sent(&cell);
+                if let Some(cell) = self.senders.get(&credit.stream) {
+                    cell.handle_credit(&self.shared, &credit, &mut self.woken);
                 }
             }
             Frame::Want(want) => {
@@ -58,7 +56,25 @@ impl<T: Transport> Link<T> {
             Frame::Incoming(incoming) => self.incoming(incoming)?,
             Frame::Accept(accept) => {
                 if let Some(cell) = self.senders.get(&accept.stream) {
+                    let was_suspended = cell.is_suspended();
                     cell.handle_accept(&accept);
+                    if was_suspended {
+                        self.note_resumed();
+                    }
+                }
+            }
+            Frame::Resumed(resumed) => {
+                if let Some(cell) = self.senders.get(&resumed.stream) {
+                    cell.handle_resumed(&resumed);
+                    self.note_resumed();
+                }
+            }
+            Frame::EndAck(EndAck { stream }) => {
+                if let Some(cell) = self.senders.remove(&stream) {
+                    cell.handle_end_ack();
+                } else if let Some(receiving) = self.receivers.get(&stream).cloned() {
+                    receiving.cell.handle_end_ack();
+                    self.forget_if_settled(&receiving);
                 }
             }
             Frame::Abort(abort) => self.abort(abort),
@@ -71,7 +87,10 @@ impl<T: Transport> Link<T> {
                 return Err(format!("the node ended it: {}: {}", refused.code, refused.text));
             }
             Frame::Refused(refused) => {
-                if let Some(cell) = self.binds.remove(&refused.bind) {
+                if let Some(cell) = self.binds.get(&refused.bind).cloned()
+                    && !self.refused_bind(&cell, refused.code)
+                {
+                    self.binds.remove(&refused.bind);
                     cell.handle_refused(refused);
                 }
             }
@@ -87,9 +106,7 @@ impl<T: Transport> Link<T> {
             | Frame::Unbind(_)
             | Frame::Open(_)
             | Frame::Resume(_)
-            | Frame::Resumed(_)
-            | Frame::Consumed(_)
-            | Frame::ConsumedAck(_) => {
+            | Frame::Consumed(_) => {
                 return Err("the node sent a frame that may not stand on a link to a process".to_owned());
             }
         }
@@ -98,16 +115,21 @@ impl<T: Transport> Link<T> {
 
     fn abort(&mut self, abort: Abort) {
         if let Some(cell) = self.senders.remove(&abort.stream) {
-            cell.handle_abort(&self.shared, abort.code, abort.offset, abort.text);
-            self.tell_lost_sent(&cell);
-        } else if let Some(receiving) = self.receivers.remove(&abort.stream) {
-            receiving.cell.handle_abort(&self.shared, abort.code, abort.text);
-            self.tell_lost_received(&receiving);
+            self.aborted_sender(&cell, abort);
+        } else if let Some(receiving) = self.receivers.get(&abort.stream).cloned() {
+            if abort.code.ends_path() {
+                self.receivers.remove(&abort.stream);
+                self.suspend_receiver(&receiving, abort.code, &abort.text.into());
+            } else {
+                receiving.cell.handle_abort(&self.shared, abort.code, abort.text);
+                self.tell_lost_received(&receiving);
+                self.forget_if_settled(&receiving);
+            }
         }
     }
 
     fn incoming(&mut self, incoming: Incoming) -> Result<(), String> {
-        let Incoming { bind, open } = incoming;
+        let Incoming { bind, open, consumer_incarnation } = incoming;
         let stream = open.stream;
         if stream % 2 == 0 || self.receivers.contains_key(&stream) {
             return Err(format!("the node offered a stream with the id {stream}, which it may not use"));
@@ -115,24 +137,61 @@ impl<T: Transport> Link<T> {
         let Some(node) = open.producer_node else {
             return Err(format!("the node offered stream {stream} without its producer's node"));
         };
-        let producer = Arc::new(ProducerInfo {
-            name: open.producer,
-            node,
-            incarnation: open.incarnation,
-            number: open.number,
-            stream,
-        });
-        let offered = match self.binds.get(&bind) {
-            Some(bind) => bind.offer(&self.shared, stream, producer).map(|cell| (cell, Arc::clone(bind))),
-            None => Err((Code::ConsumerClosed, "the consumer was closed before it took the stream".to_owned())),
-        };
-        match offered {
-            Ok((cell, bind)) => {
-                self.receivers.insert(stream, Receiving { cell: Arc::clone(&cell), bind, accepted: false });
-                self.shared.ready.control(Cell::Receive(cell));
+        let asked = if consumer_incarnation.is_some() { Asked::Resume } else { Asked::Open };
+        let refusal = match self.known.get(&(open.incarnation, open.number)).cloned() {
+            Some(receiving) if receiving.cell.producer.node != node => {
+                (Code::Forbidden, format!("the stream belongs to a producer on {}", receiving.cell.producer.node))
             }
-            Err((code, text)) => self.transport.push(Abort { stream, code, offset: 0, text }.into()),
+            Some(receiving) => match self.ask_again(&receiving, stream, asked, open.epoch) {
+                true => return Ok(()),
+                false => (Code::Superseded, "the stream goes on by another path".to_owned()),
+            },
+            None if asked == Asked::Resume => {
+                (Code::OutcomeUnknown, "the consumer's process does not know the stream any more".to_owned())
+            }
+            None => {
+                let producer = Arc::new(ProducerInfo {
+                    name: open.producer,
+                    node,
+                    incarnation: open.incarnation,
+                    number: open.number,
+                    stream: self.next_key,
+                });
+                self.next_key += 1;
+                match self.offer(bind, stream, open.epoch, producer) {
+                    Ok(()) => return Ok(()),
+                    Err(refusal) => refusal,
+                }
+            }
+        };
+        let (code, text) = refusal;
+        self.transport.push(Abort { stream, code, offset: 0, text }.into());
+        Ok(())
+    }
+
+    /// A stream that is known is asked for on another path. Returns whether that is newer than the one that it had.
+    fn ask_again(&mut self, receiving: &Receiving, stream: u64, asked: Asked, epoch: u32) -> bool {
+        let Some(before) = receiving.cell.handle_asked(&self.shared, stream, asked, epoch) else { return false };
+        self.receivers.insert(stream, receiving.clone());
+        if self.receivers.remove(&before).is_some() {
+            // The node, and the producer's, may not know yet that it is an older one.
+            let text = "the stream goes on by another path".to_owned();
+            self.transport.push(Abort { stream: before, code: Code::Superseded, offset: 0, text }.into());
+        } else {
+            self.note_resumed();
         }
+        true
+    }
+
+    fn offer(&mut self, bind: u64, stream: u64, epoch: u32, producer: Arc<ProducerInfo>) -> Result<(), (Code, String)> {
+        let Some(bind) = self.binds.get(&bind) else {
+            return Err((Code::ConsumerClosed, "the consumer was closed before it took the stream".to_owned()));
+        };
+        let cell = bind.offer(&self.shared, Path { link_id: stream, epoch }, producer)?;
+        let receiving = Receiving { cell: Arc::clone(&cell), bind: Arc::clone(bind) };
+        self.known.insert(receiving.name(), receiving.clone());
+        self.receivers.insert(stream, receiving);
+        self.shared.ready.control(Cell::Receive(cell));
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use crate::error::Error;
 
 /// Starts the node, serves the link, and drains the node. Returns whether everything was said to the node.
 pub(super) async fn serve(config: NodeConfig, options: &Options, shared: &Arc<Shared>, answer: Answer) -> bool {
+    shared.patience.learn(config.limits.patience);
     let (node, link) = match start(config, &options.software) {
         Ok(started) => started,
         Err(error) => {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use trunkline_node::embedded::{LocalLink, Refusal};
 use trunkline_proto::frame::{DataHeader, Frame};
 
-use super::transport::{Came, Transport};
+use super::transport::{Came, Failure, Transport};
 
 /// Payload taken from the node, or handed to it, before the node's own tasks get their turn.
 const TURN_BYTES: usize = 256 * 1024;
@@ -26,6 +26,11 @@ pub(super) struct Local {
     given_bytes: usize,
     /// Why the node does not take any more.
     fault: Option<String>,
+}
+
+/// An embedded node does not come back.
+fn ended() -> Failure {
+    Failure::Fatal("the node has ended it".to_owned())
 }
 
 fn payload_bytes(frame: &Frame) -> usize {
@@ -56,7 +61,7 @@ impl Local {
 }
 
 impl Transport for Local {
-    fn next(&mut self) -> Result<Came, String> {
+    fn next(&mut self) -> Result<Came, Failure> {
         loop {
             if self.taken_bytes >= TURN_BYTES {
                 self.taken_bytes = 0;
@@ -68,7 +73,7 @@ impl Transport for Local {
             }
             if !self.link.next(&mut self.came) {
                 self.taken_bytes = 0;
-                return if self.link.is_ended() { Err("the node has ended it".to_owned()) } else { Ok(Came::Nothing) };
+                return if self.link.is_ended() { Err(ended()) } else { Ok(Came::Nothing) };
             }
             // What is moot by now yields no frame, and counts all the same.
             self.taken_bytes += STEP_BYTES;
@@ -88,9 +93,9 @@ impl Transport for Local {
         self.given_bytes < TURN_BYTES && self.fault.is_none()
     }
 
-    fn write(&mut self) -> Result<(), String> {
+    fn write(&mut self) -> Result<(), Failure> {
         self.given_bytes = 0;
-        self.fault.take().map_or(Ok(()), Err)
+        self.fault.take().map_or(Ok(()), |why| Err(Failure::Fatal(why)))
     }
 
     fn pushed(&self) -> u64 {
@@ -102,7 +107,7 @@ impl Transport for Local {
         self.pushed
     }
 
-    async fn ready(&self) -> Result<(), String> {
+    async fn ready(&self) -> Result<(), Failure> {
         self.link.changed().await;
         Ok(())
     }

@@ -13,7 +13,7 @@ impl<T> Link<T> {
         if !self.shared.subscribers.is_any() {
             return;
         }
-        let Some(why) = cell.lost() else { return };
+        let Some(why) = cell.take_lost() else { return };
         let lost = LostStream {
             direction: Direction::Sent,
             job: cell.stream.job.clone(),
@@ -29,11 +29,11 @@ impl<T> Link<T> {
 
     /// The same for a stream to this process.
     pub(super) fn tell_lost_received(&self, receiving: &Receiving) {
-        let Receiving { cell, bind, accepted } = receiving;
-        if !accepted || !self.shared.subscribers.is_any() {
+        let Receiving { cell, bind } = receiving;
+        if !self.shared.subscribers.is_any() {
             return;
         }
-        let Some(why) = cell.lost() else { return };
+        let Some(why) = cell.take_lost() else { return };
         let lost = LostStream {
             direction: Direction::Received,
             job: bind.job.clone(),

@@ -26,7 +26,9 @@ mod lingering;
 #[cfg(feature = "embedded")]
 mod local;
 mod losses;
+mod patience;
 mod ready;
+mod reattach;
 mod receive_cell;
 mod retry;
 mod send_budget;
@@ -38,6 +40,7 @@ mod thread;
 mod transport;
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -46,6 +49,8 @@ use std::{
 };
 
 use trunkline_session::{SharedBudget, SharedBudgetConfig};
+
+use self::patience::Patience;
 
 use crate::metrics::Counters;
 
@@ -57,7 +62,7 @@ pub(crate) use gather_queue::{Admission, GatherQueue, Popped, Token};
 pub(crate) use latch::Latch;
 pub(crate) use lingering::{LINGER, Lingering};
 pub(crate) use ready::{Cell, Ready, Served, Turn};
-pub(crate) use receive_cell::{Delivery, ReceiveCell};
+pub(crate) use receive_cell::{Delivery, Path, ReceiveCell};
 pub(crate) use send_budget::SendBudget;
 pub(crate) use send_cell::{Looked, Refusal, SendCell, Stream};
 pub(crate) use stalls::Stalls;
@@ -85,6 +90,7 @@ pub(crate) struct Shared {
     /// Opens when the link's thread is done.
     pub(crate) done: Latch,
     pub(crate) message_bytes_max: usize,
+    pub(crate) patience: Patience,
     pub(crate) counters: Counters,
 }
 
@@ -109,6 +115,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             done: Latch::default(),
             message_bytes_max: options.message_bytes_max,
+            patience: Patience::new(options.patience, options.job_patiences.clone()),
             counters: Counters::default(),
         }
     }
@@ -130,8 +137,11 @@ impl Shared {
     }
 
     fn carry_out(&self, decisions: Vec<Decision>) {
-        for Decision { cell, verdict, number } in decisions {
-            cell.handle_verdict(self, verdict, number);
+        let mut decisions = VecDeque::from(decisions);
+        while let Some(Decision { cell, verdict, number }) = decisions.pop_front() {
+            if let Some(news) = cell.handle_verdict(self, verdict, number) {
+                decisions.extend(self.credit.tell(cell.id, news));
+            }
         }
     }
 }

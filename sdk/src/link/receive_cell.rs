@@ -3,24 +3,33 @@
 use std::{
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use bytes::{BufMut, Bytes};
 use trunkline_proto::{
     code::Code,
     frame::{DataHeader, Frame},
-    id::Incarnation,
-    message::{Abort, Accept, Credit, Limit, Reclaim},
+    id::{ConsumerName, Incarnation, JobId},
+    message::{Abort, Accept, Consumed, Credit, EndAck, Limit, Reclaim, Resumed, StreamKey},
 };
-use trunkline_session::{Aborted, Read, ReadBytes, ReceiveHalf, ReceiveOutput};
+use trunkline_session::{Aborted, Asked, Read, ReadBytes, ReceiveHalf, ReceiveOutput};
 
-use super::{BindTally, Cell, Ended, GatherQueue, News, Shared, Verdict, lock, wake};
+use super::{BindTally, Cell, Ended, GatherQueue, News, Shared, Verdict, lock, patience::Suspension, wake};
 use crate::{metrics::Counters, receiver::ProducerInfo};
+
+/// The way by which a stream is offered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Path {
+    /// Its id on the link.
+    pub(crate) link_id: u64,
+    pub(crate) epoch: u32,
+}
 
 /// The receiving end of one stream.
 #[derive(Debug)]
 pub(crate) struct ReceiveCell {
-    /// The stream's id on the link.
+    /// Tells it from all streams that this process receives.
     pub(crate) id: u64,
     pub(crate) producer: Arc<ProducerInfo>,
     /// The consumer's life, for ACCEPT.
@@ -33,8 +42,12 @@ pub(crate) struct ReceiveCell {
 #[derive(Debug)]
 struct Inner {
     half: ReceiveHalf,
-    /// The first limit, until ACCEPT is sent.
-    accept: Option<u64>,
+    /// The stream's id on the link; 0 while it has no path.
+    link_id: u64,
+    /// While it has no path: since when, and why.
+    suspension: Suspension,
+    /// The producer's side was told that it is taken.
+    accepted: bool,
     delivery: Delivery,
     /// The counters know of so many messages, and of so many bytes, read.
     counted: (u64, u64),
@@ -52,6 +65,8 @@ struct Inner {
     end_told: bool,
     /// This process gave the stream up.
     given_up: bool,
+    /// That it was lost was told to those who listen.
+    lost_told: bool,
 }
 
 /// Who is told of what arrives.
@@ -97,7 +112,7 @@ impl Inner {
             }
         }
         if self.half.is_over() && !std::mem::replace(&mut self.over, true) {
-            self.unsaid = self.half.has_output();
+            self.unsaid = !self.half.is_settled();
             tally.end(self.unsaid);
             match self.half.is_finished() {
                 true => counters.receives_finished.increment(),
@@ -147,7 +162,7 @@ impl Inner {
 impl ReceiveCell {
     /// A stream that is accepted with this first limit. Its place in the control list is taken: enter it there.
     pub(crate) fn new(
-        id: u64,
+        path: Path,
         producer: Arc<ProducerInfo>,
         consumer: Incarnation,
         tally: Arc<BindTally>,
@@ -156,18 +171,20 @@ impl ReceiveCell {
         message_bytes_max: usize,
     ) -> Self {
         tally.begin();
-        let mut half = ReceiveHalf::new(0, limit, message_bytes_max);
+        let mut half = ReceiveHalf::new(path.epoch, limit, message_bytes_max);
         if matches!(delivery, Delivery::Gather(_)) {
             half.await_message();
         }
         Self {
-            id,
+            id: producer.stream,
             producer,
             consumer,
             tally,
             inner: Mutex::new(Inner {
                 half,
-                accept: Some(limit),
+                link_id: path.link_id,
+                suspension: Suspension::default(),
+                accepted: false,
                 delivery,
                 counted: (0, 0),
                 over: false,
@@ -177,6 +194,7 @@ impl ReceiveCell {
                 reclaim_number: 0,
                 end_told: false,
                 given_up: false,
+                lost_told: false,
             }),
         }
     }
@@ -198,6 +216,7 @@ impl ReceiveCell {
         mut inner: MutexGuard<'_, Inner>,
         delivered: Delivered,
     ) -> Option<Waker> {
+        let limited = if inner.accounted { inner.half.poll_limited() } else { None };
         let news = inner.news();
         inner.count(&shared.counters, &self.tally, news.is_some());
         // What the policy grants in answer goes out in the same CREDIT.
@@ -208,6 +227,7 @@ impl ReceiveCell {
             Delivered::Wake(waker) => Some(waker),
             Delivered::Gather { queue, messages, end } => queue.push(self, messages, end),
         };
+        shared.tell(self.id, limited.map(News::Limited));
         if queued {
             shared.ready.control(Cell::Receive(Arc::clone(self)));
         } else if news.is_some() {
@@ -346,18 +366,23 @@ impl ReceiveCell {
     pub(crate) fn poll(&self) -> Option<Frame> {
         let mut inner = self.lock();
         inner.queued = false;
-        if let Some(limit) = inner.accept.take()
-            && !inner.half.is_over()
-        {
-            return Some(Accept { stream: self.id, incarnation: self.consumer, limit }.into());
-        }
+        let stream = inner.link_id;
         Some(match inner.half.poll_output()? {
-            ReceiveOutput::Credit(credit) => Credit { stream: self.id, ..credit }.into(),
-            ReceiveOutput::Reclaim(reclaim) => Reclaim { stream: self.id, ..reclaim }.into(),
-            ReceiveOutput::Abort(why) => {
-                Abort { stream: self.id, code: why.code, offset: why.offset, text: why.text }.into()
+            ReceiveOutput::Accept { limit } => {
+                inner.accepted = true;
+                Accept { stream, incarnation: self.consumer, limit }.into()
             }
+            ReceiveOutput::Resumed(resumed) => Resumed { stream, ..resumed }.into(),
+            ReceiveOutput::Credit(credit) => Credit { stream, ..credit }.into(),
+            ReceiveOutput::Reclaim(reclaim) => Reclaim { stream, ..reclaim }.into(),
+            ReceiveOutput::Abort(why) => Abort { stream, code: why.code, offset: why.offset, text: why.text }.into(),
+            ReceiveOutput::EndAck => EndAck { stream }.into(),
         })
+    }
+
+    /// The stream's id on the link; 0 while it has no path.
+    pub(crate) fn link_id(&self) -> u64 {
+        self.lock().link_id
     }
 
     /// The stream's last word was written.
@@ -365,6 +390,85 @@ impl ReceiveCell {
         if std::mem::take(&mut self.lock().unsaid) {
             self.tally.said();
         }
+    }
+
+    /// Whether nothing more is to be said or heard of the stream.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.lock().half.is_settled()
+    }
+
+    /// The producer's side has heard how this one ended the stream.
+    pub(crate) fn handle_end_ack(&self) {
+        self.lock().half.handle_end_ack();
+    }
+
+    /// Whether it has no path.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.lock().half.is_suspended()
+    }
+
+    /// The stream has no path. Returns whether its patience is to be watched, which it is not yet.
+    pub(crate) fn suspend(self: &Arc<Self>, shared: &Shared, code: Code, why: &Arc<str>) -> bool {
+        let mut inner = self.lock();
+        inner.half.handle_path_lost();
+        inner.link_id = 0;
+        let watch = !inner.half.is_settled() && inner.suspension.begin(code, why);
+        self.settle(shared, inner, Delivered::Nothing);
+        watch
+    }
+
+    /// The producer's side asks for the stream on a new path, under this id. Returns the id that it had, unless the path that
+    /// asks is older than that one. Its place in the control list is taken if it was free.
+    pub(crate) fn handle_asked(
+        self: &Arc<Self>,
+        shared: &Shared,
+        link_id: u64,
+        asked: Asked,
+        epoch: u32,
+    ) -> Option<u64> {
+        let mut inner = self.lock();
+        if !inner.half.handle_asked(asked, epoch) {
+            return None;
+        }
+        inner.suspension.end();
+        let before = std::mem::replace(&mut inner.link_id, link_id);
+        self.settle(shared, inner, Delivered::Nothing);
+        Some(before)
+    }
+
+    /// Gives the wait for a path up when the patience of `job` is over. Returns until when it waits otherwise; `None` when it
+    /// does not.
+    pub(crate) fn watch(self: &Arc<Self>, shared: &Shared, job: &JobId, now: Instant) -> Option<Instant> {
+        let mut inner = self.lock();
+        let patience = shared.patience.of(&job.name);
+        let until = inner.suspension.until(patience)?;
+        if until > now {
+            return Some(until);
+        }
+        let (code, why) = inner.suspension.reason(patience);
+        inner.suspension.end();
+        inner.half.give_up_waiting(code, why);
+        let delivered = inner.deliver(0);
+        self.settle(shared, inner, delivered);
+        None
+    }
+
+    /// How the stream ended, for a node that is to answer when it is resumed: unless the producer's side knows, or will hear
+    /// it on the path that there is.
+    pub(crate) fn epitaph(&self, job: &JobId, consumer: &ConsumerName) -> Option<Consumed> {
+        let inner = self.lock();
+        if !inner.half.is_over() || inner.half.is_settled() || !inner.half.is_suspended() {
+            return None;
+        }
+        let key = StreamKey {
+            job: job.clone(),
+            producer: self.producer.name.clone(),
+            consumer: consumer.clone(),
+            incarnation: self.producer.incarnation,
+            number: self.producer.number,
+        };
+        let abort = inner.half.aborted().map(|Aborted { code, offset, text }| Abort { stream: 0, code, offset, text });
+        Some(Consumed { key, consumed: inner.half.consumed(), finished: inner.half.is_finished(), abort })
     }
 
     /// The sender asks for more, or at least to know what it need not keep.
@@ -409,21 +513,26 @@ impl ReceiveCell {
 
     /// The policy has decided. A grant that a later reclaim has overtaken is void: the reclaim was decided in its knowledge,
     /// and asks for it back.
-    pub(crate) fn handle_verdict(self: &Arc<Self>, shared: &Shared, verdict: Verdict, number: u64) {
+    ///
+    /// Returns what is left of a stream whose answer need not be waited for. The caller tells the policy.
+    #[must_use]
+    pub(crate) fn handle_verdict(self: &Arc<Self>, shared: &Shared, verdict: Verdict, number: u64) -> Option<News> {
         let mut inner = self.lock();
         match verdict {
-            Verdict::Granted(_) if number < inner.reclaim_number => return,
+            Verdict::Granted(_) if number < inner.reclaim_number => return None,
             Verdict::Granted(limit) => inner.half.handle_grant(limit),
             Verdict::Reclaimed(limit) => {
                 inner.reclaim_number = number;
                 inner.half.reclaim(limit);
             }
         }
+        let limited = if inner.accounted { inner.half.poll_limited() } else { None };
         let queued = inner.queue();
         drop(inner);
         if queued {
             shared.ready.control(Cell::Receive(Arc::clone(self)));
         }
+        limited.map(News::Limited)
     }
 
     /// The process detaches: an unfinished stream is given up, and its other end told. Takes the cell out of the control
@@ -443,12 +552,19 @@ impl ReceiveCell {
             Ended::Closed => (Code::Closed, "the attachment was closed by this process".to_owned()),
             Ended::NodeLost(why) => (Code::NodeLost, why.to_string()),
         };
-        self.handle_abort(shared, code, text);
+        let mut inner = self.lock();
+        inner.half.give_up_waiting(code, text);
+        let delivered = inner.deliver(0);
+        self.settle(shared, inner, delivered);
     }
 
-    /// How the stream was lost: it ended neither cleanly nor by the wish of this process.
-    pub(crate) fn lost(&self) -> Option<Aborted> {
-        let inner = self.lock();
-        if inner.given_up { None } else { inner.half.aborted() }
+    /// How the stream was lost: it had been accepted, and ended neither cleanly nor by the wish of this process. Returned once.
+    pub(crate) fn take_lost(&self) -> Option<Aborted> {
+        let mut inner = self.lock();
+        if inner.given_up || !inner.accepted {
+            return None;
+        }
+        let why = inner.half.aborted()?;
+        (!std::mem::replace(&mut inner.lost_told, true)).then_some(why)
     }
 }

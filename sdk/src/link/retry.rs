@@ -33,6 +33,11 @@ pub(super) async fn retry<T>(within: Duration, mut attempt: impl AsyncFnMut() ->
     }
 }
 
+/// The pause after so many refusals.
+pub(super) fn backoff(refusals: u32) -> Duration {
+    jittered(PAUSE_MIN.saturating_mul(1 << refusals.min(16)).min(PAUSE_MAX))
+}
+
 /// Half of it to all of it, so that the processes of a node that was restarted do not come back in step.
 fn jittered(pause: Duration) -> Duration {
     // Without random numbers they come in step, and that is all.

@@ -12,7 +12,7 @@ use trunkline_proto::{
     outgoing::Outgoing,
 };
 
-use super::transport::{Came, Transport};
+use super::transport::{Came, Failure, Transport};
 
 /// Asked of the kernel at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -56,9 +56,9 @@ impl Socket {
 }
 
 impl Transport for Socket {
-    fn next(&mut self) -> Result<Came, String> {
+    fn next(&mut self) -> Result<Came, Failure> {
         loop {
-            if let Some(frame) = self.decoder.next().map_err(|error| error.to_string())? {
+            if let Some(frame) = self.decoder.next().map_err(|error| Failure::Fatal(error.to_string()))? {
                 return Ok(Came::Frame(frame));
             }
             if self.turn_bytes >= READ_TURN_BYTES {
@@ -72,13 +72,13 @@ impl Transport for Socket {
             let buffer = self.decoder.buffer();
             buffer.reserve(READ_BYTES);
             match self.stream.try_read_buf(buffer) {
-                Ok(0) => return Err("the node closed it".to_owned()),
+                Ok(0) => return Err(Failure::Lost("the node closed it".to_owned())),
                 Ok(count) => self.turn_bytes += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.turn_bytes = 0;
                     return Ok(Came::Nothing);
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(Failure::Lost(error.to_string())),
             }
         }
     }
@@ -95,12 +95,12 @@ impl Transport for Socket {
         self.outgoing.len() < OUTGOING_BYTES_MAX
     }
 
-    fn write(&mut self) -> Result<(), String> {
+    fn write(&mut self) -> Result<(), Failure> {
         while !self.outgoing.is_empty() {
             match write_some(&self.stream, &mut self.outgoing) {
                 Ok(count) => self.written_bytes += count as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(Failure::Lost(error.to_string())),
             }
         }
         Ok(())
@@ -114,14 +114,14 @@ impl Transport for Socket {
         self.written_bytes
     }
 
-    async fn ready(&self) -> Result<(), String> {
+    async fn ready(&self) -> Result<(), Failure> {
         let mut interest = Interest::READABLE;
         if self.outgoing.len() >= OUTGOING_BYTES_WALL {
             interest = Interest::WRITABLE;
         } else if !self.outgoing.is_empty() {
             interest |= Interest::WRITABLE;
         }
-        self.stream.ready(interest).await.map(drop).map_err(|error| error.to_string())
+        self.stream.ready(interest).await.map(drop).map_err(|error| Failure::Lost(error.to_string()))
     }
 
     /// The node reads the end of the link after the last frame, and closes its side.

@@ -34,6 +34,8 @@ struct State {
     subscriptions: Vec<Weak<Subscription>>,
     /// The node drains, and aborts what is left then.
     drain_by: Option<Instant>,
+    /// The link is lost, and is tried again.
+    interrupted: Option<String>,
     /// The last event that there will be.
     last: Option<Event>,
 }
@@ -49,6 +51,9 @@ impl Subscribers {
                 Some(last) => queue.end(last.clone()),
                 None => {
                     queue.push(Event::Attached { node: node.clone(), cluster: cluster.to_owned() });
+                    if let Some(why) = &state.interrupted {
+                        queue.push(Event::Interrupted { why: why.clone() });
+                    }
                     if let Some(by) = state.drain_by {
                         queue.push(Event::Draining { left: by.saturating_duration_since(Instant::now()) });
                     }
@@ -74,6 +79,21 @@ impl Subscribers {
         if self.is_any() {
             self.tell(lock(&self.state), |queue| queue.push(event()));
         }
+    }
+
+    /// The link is lost, and is tried again.
+    pub(crate) fn interrupt(&self, why: &str) {
+        let mut state = lock(&self.state);
+        state.drain_by = None;
+        state.interrupted = Some(why.to_owned());
+        self.tell(state, |queue| queue.push(Event::Interrupted { why: why.to_owned() }));
+    }
+
+    /// The link is there again.
+    pub(crate) fn attach(&self, node: &NodeId, cluster: &str) {
+        let mut state = lock(&self.state);
+        state.interrupted = None;
+        self.tell(state, |queue| queue.push(Event::Attached { node: node.clone(), cluster: cluster.to_owned() }));
     }
 
     /// The node takes nothing new; streams that exist may take so long to end.

@@ -11,14 +11,15 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use trunkline_proto::{
     frame::{DATA_BYTES_MAX, DataHeader, Frame},
-    id::NodeId,
-    message::{Abort, Limit, Want},
+    id::{Incarnation, NodeId},
+    message::{Abort, EndAck, Limit, Resume, Want},
 };
 use trunkline_session::SendOutput;
 
 use super::{
     BindCell, BindEnd, Cell, Ended, ReceiveCell, SendCell, Served, Shared, Turn,
-    transport::{Came, Transport},
+    reattach::{Due, Paths},
+    transport::{Came, Failure, Transport},
     wake,
 };
 
@@ -38,17 +39,30 @@ pub(super) struct Link<T> {
     /// The node that this process is attached to.
     pub(super) node: NodeId,
     /// How the node is named in errors.
-    name: String,
-    /// Streams from this process, by id: from OPEN sent to the end. In order, for they are asked in rotation.
+    pub(super) name: String,
+    /// Streams from this process that have a path, by id: from OPEN or RESUME sent to the end, and until it is known at the
+    /// other end. In order, for they are asked in rotation.
     pub(super) senders: BTreeMap<u64, Arc<SendCell>>,
-    /// Streams to this process, by id: from INCOMING to the end.
+    /// Streams to this process that have a path, by id.
     pub(super) receivers: HashMap<u64, Receiving>,
+    /// Streams to this process, whether they have a path or not: from INCOMING to the end, and until it is known at the other
+    /// end.
+    pub(super) known: HashMap<StreamName, Receiving>,
+    /// Streams from this process that have none, by the addresses of their cells.
+    pub(super) suspended: HashMap<usize, Arc<SendCell>>,
     /// Binds, by id: from BIND sent to UNBIND sent or REFUSED.
     pub(super) binds: HashMap<u64, Arc<BindCell>>,
-    next_stream: u64,
-    next_bind: u64,
+    pub(super) next_stream: u64,
+    pub(super) next_bind: u64,
+    /// Names the next stream that this process receives, whatever its ids on the link.
+    pub(super) next_key: u64,
     /// Who waits for the link to come to a position, which rises.
-    flushing: VecDeque<Flush>,
+    pub(super) flushing: VecDeque<Flush>,
+    /// What is to be looked at when its time has come.
+    pub(super) due: BTreeMap<(Instant, u64), Due>,
+    pub(super) next_due: u64,
+    /// Paths lost and found in this turn of reading.
+    pub(super) paths: Paths,
     /// When the other processes may be asked next to say what they have.
     ask_at: Instant,
     /// The stream that is asked first then.
@@ -58,29 +72,37 @@ pub(super) struct Link<T> {
     /// When sends that wait are looked through next; `None` for never.
     pub(super) stalls_at: Option<Instant>,
     /// Closing has begun.
-    close_by: Option<Instant>,
+    pub(super) close_by: Option<Instant>,
     /// For the pieces of one DATA frame; empty between turns.
     pieces: Vec<Bytes>,
     /// Tasks of the application for which something has come in this turn of reading.
     pub(super) woken: Vec<Waker>,
 }
 
+/// A stream's name beyond its ids: the producer's life, and the stream's number in it.
+pub(super) type StreamName = (Incarnation, u64);
+
 /// A stream to this process.
+#[derive(Clone)]
 pub(super) struct Receiving {
     pub(super) cell: Arc<ReceiveCell>,
     /// Where it came to.
     pub(super) bind: Arc<BindCell>,
-    /// The producer's side was told that it is taken.
-    pub(super) accepted: bool,
 }
 
-struct Flush {
-    position: u64,
-    told: Told,
+impl Receiving {
+    pub(super) fn name(&self) -> StreamName {
+        (self.cell.producer.incarnation, self.cell.producer.number)
+    }
+}
+
+pub(super) struct Flush {
+    pub(super) position: u64,
+    pub(super) told: Told,
 }
 
 /// Who is told that what it had to say is written.
-enum Told {
+pub(super) enum Told {
     /// A flush of the stream up to an offset.
     Send(Arc<SendCell>, u64),
     /// A stream's last word.
@@ -100,10 +122,16 @@ impl<T: Transport> Link<T> {
             name,
             senders: BTreeMap::new(),
             receivers: HashMap::new(),
+            known: HashMap::new(),
+            suspended: HashMap::new(),
             binds: HashMap::new(),
             next_stream: 2,
             next_bind: 1,
+            next_key: 1,
             flushing: VecDeque::new(),
+            due: BTreeMap::new(),
+            next_due: 0,
+            paths: Paths::default(),
             ask_at: now,
             ask_from: 0,
             tick_at: now,
@@ -113,21 +141,25 @@ impl<T: Transport> Link<T> {
         }
     }
 
-    /// Serves the link until it is closed or lost. Returns whether everything was said.
+    /// Serves the link until it is closed or lost, for a node that does not come back. Returns whether everything was said.
+    #[cfg(any(test, feature = "embedded"))]
     pub(super) async fn run(mut self) -> bool {
         match self.serve().await {
             Ok(clean) => clean,
-            Err(why) => {
-                tracing::warn!(node = %self.name, %why, "the link to the node is lost");
-                let why = format!("the link to {} is lost: {why}", self.name);
-                self.end(&Ended::NodeLost(why.into()));
-                false
-            }
+            Err(Failure::Lost(why) | Failure::Fatal(why)) => self.fail(&why),
         }
     }
 
-    /// Errors are sentences: whatever they are, the link is lost.
-    async fn serve(&mut self) -> Result<bool, String> {
+    /// The link is lost for good.
+    pub(super) fn fail(&mut self, why: &str) -> bool {
+        tracing::warn!(node = %self.name, %why, "the link to the node is lost");
+        let why = format!("the link to {} is lost: {why}", self.name);
+        self.end(&Ended::NodeLost(why.into()));
+        false
+    }
+
+    /// Serves the link until it is closed: whether everything was said.
+    pub(super) async fn serve(&mut self) -> Result<bool, Failure> {
         loop {
             let readable = self.read()?;
             if self.close_by.is_none()
@@ -137,9 +169,7 @@ impl<T: Transport> Link<T> {
                 self.detach();
             }
             self.ask();
-            self.pass_time();
-            self.look_for_stalls();
-            self.shared.lingering.expire(Instant::now());
+            self.keep_time();
             self.fill();
             if let Err(error) = self.write() {
                 // Why the node has closed the link is what it said last.
@@ -164,23 +194,36 @@ impl<T: Transport> Link<T> {
         }
     }
 
+    /// Does what the time has come for.
+    pub(super) fn keep_time(&mut self) {
+        self.pass_time();
+        self.look_for_stalls();
+        self.look_at_due();
+        self.shared.lingering.expire(Instant::now());
+    }
+
     /// Until there is something to do.
-    async fn wait(&self) -> Result<(), String> {
-        let ask_at = self.shared.send_budget.is_short().then_some(self.ask_at);
-        let tick_at = self.shared.credit.is_waited_for().then_some(self.tick_at);
-        let stalls_at = self.stalls_at.filter(|_| self.shared.stalls.is_watched());
-        let timer = async {
-            let linger_by = self.shared.lingering.next_at();
-            match self.close_by.into_iter().chain(ask_at).chain(tick_at).chain(stalls_at).chain(linger_by).min() {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
+    async fn wait(&self) -> Result<(), Failure> {
         tokio::select! {
             biased;
             () = self.shared.ready.woken() => Ok(()),
             ready = self.transport.ready() => ready,
-            () = timer => Ok(()),
+            () = self.timer() => Ok(()),
+        }
+    }
+
+    /// Until the time has come for something.
+    pub(super) async fn timer(&self) {
+        let ask_at = self.shared.send_budget.is_short().then_some(self.ask_at);
+        let tick_at = self.shared.credit.is_waited_for().then_some(self.tick_at);
+        let stalls_at = self.stalls_at.filter(|_| self.shared.stalls.is_watched());
+        let due_at = self.due.first_key_value().map(|((at, _), _)| *at);
+        let linger_by = self.shared.lingering.next_at();
+        let all =
+            self.close_by.into_iter().chain(ask_at).chain(tick_at).chain(stalls_at).chain(linger_by).chain(due_at);
+        match all.min() {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -188,16 +231,17 @@ impl<T: Transport> Link<T> {
     ///
     /// Tasks are woken at the end: to wake a thread of the application costs more than all else that a small message does, and
     /// one that was woken for the first of many would be asleep again before the second.
-    fn read(&mut self) -> Result<bool, String> {
+    fn read(&mut self) -> Result<bool, Failure> {
         let read = self.read_frames();
         wake(self.woken.drain(..));
+        self.tell_paths();
         read
     }
 
-    fn read_frames(&mut self) -> Result<bool, String> {
+    fn read_frames(&mut self) -> Result<bool, Failure> {
         loop {
             match self.transport.next()? {
-                Came::Frame(frame) => self.dispatch(frame)?,
+                Came::Frame(frame) => self.dispatch(frame).map_err(Failure::Fatal)?,
                 Came::Nothing => return Ok(false),
                 Came::TurnOver => return Ok(true),
             }
@@ -259,9 +303,14 @@ impl<T: Transport> Link<T> {
         let stream = polled.id;
         match polled.output {
             None => {}
-            Some(SendOutput::Open) => {
-                self.transport.push(cell.stream.open(stream).into());
-                self.senders.insert(stream, Arc::clone(cell));
+            Some(SendOutput::Open { epoch }) => {
+                self.transport.push(cell.stream.open(stream, epoch).into());
+                self.enter_sender(stream, cell);
+            }
+            Some(SendOutput::Resume { epoch, consumer }) => {
+                let open = cell.stream.open(stream, epoch);
+                self.transport.push(Resume { open, consumer_incarnation: consumer }.into());
+                self.enter_sender(stream, cell);
             }
             Some(SendOutput::Data { offset, epoch, fin }) => {
                 bytes = self.pieces.iter().map(Bytes::len).sum();
@@ -275,9 +324,11 @@ impl<T: Transport> Link<T> {
             }
             Some(SendOutput::Abort(why)) => {
                 self.transport.push(Abort { stream, code: why.code, offset: why.offset, text: why.text }.into());
-                if self.senders.remove(&stream).is_some() {
-                    self.tell_lost_sent(cell);
-                }
+                self.tell_lost_sent(cell);
+            }
+            Some(SendOutput::EndAck) => {
+                self.transport.push(EndAck { stream }.into());
+                self.senders.remove(&stream);
             }
         }
         if let Some(offset) = polled.flush {
@@ -292,27 +343,37 @@ impl<T: Transport> Link<T> {
         self.flushing.push_back(Flush { position, told });
     }
 
+    fn enter_sender(&mut self, stream: u64, cell: &Arc<SendCell>) {
+        self.suspended.remove(&(Arc::as_ptr(cell) as usize));
+        self.senders.insert(stream, Arc::clone(cell));
+    }
+
     fn turn_receive(&mut self, cell: &Arc<ReceiveCell>) {
+        let mut is_last = false;
         while let Some(frame) = cell.poll() {
-            let over = match &frame {
-                Frame::Accept(_) => {
-                    if let Some(receiving) = self.receivers.get_mut(&cell.id) {
-                        receiving.accepted = true;
-                    }
-                    false
-                }
+            is_last |= match &frame {
                 Frame::Credit(credit) => credit.finished,
-                Frame::Abort(_) => true,
+                Frame::Abort(_) | Frame::EndAck(_) => true,
                 _ => false,
             };
             self.transport.push(frame);
-            if over {
-                // The table forgot it before, if the other side ended the stream meanwhile.
-                if let Some(receiving) = self.receivers.remove(&cell.id) {
-                    self.tell_lost_received(&receiving);
-                }
-                self.tell_when_written(Told::Receive(Arc::clone(cell)));
+        }
+        if is_last {
+            self.tell_when_written(Told::Receive(Arc::clone(cell)));
+            let name = (cell.producer.incarnation, cell.producer.number);
+            if let Some(receiving) = self.known.get(&name).cloned() {
+                self.tell_lost_received(&receiving);
+                self.forget_if_settled(&receiving);
             }
+        }
+    }
+
+    /// Forgets a stream to this process of which nothing more is to be said or heard.
+    pub(super) fn forget_if_settled(&mut self, receiving: &Receiving) {
+        if receiving.cell.is_settled() {
+            receiving.cell.handle_flushed();
+            self.receivers.remove(&receiving.cell.link_id());
+            self.known.remove(&receiving.name());
         }
     }
 
@@ -330,7 +391,7 @@ impl<T: Transport> Link<T> {
     }
 
     /// Writes until the node's side takes no more.
-    fn write(&mut self) -> Result<(), String> {
+    fn write(&mut self) -> Result<(), Failure> {
         self.transport.write()?;
         let written = self.transport.written();
         while self.flushing.front().is_some_and(|flush| flush.position <= written) {
@@ -345,7 +406,16 @@ impl<T: Transport> Link<T> {
     }
 
     /// Closing begins: what is unfinished is given up, and the other ends told.
-    fn detach(&self) {
+    pub(super) fn detach(&mut self) {
+        // Who cannot be told how a stream ended asks this process no more.
+        let epitaphs = self
+            .known
+            .values()
+            .filter_map(|Receiving { cell, bind, .. }| cell.epitaph(&bind.job, &bind.address.consumer));
+        let epitaphs: Vec<_> = epitaphs.collect();
+        for consumed in epitaphs {
+            self.transport.push(consumed.into());
+        }
         for cell in self.cells() {
             match cell {
                 Cell::Send(cell) => cell.detach(&self.shared),
@@ -357,7 +427,11 @@ impl<T: Transport> Link<T> {
 
     /// Whether nothing is left to be said.
     fn is_settled(&self) -> bool {
-        self.transport.is_empty() && self.shared.ready.is_empty() && self.senders.values().all(|cell| cell.is_settled())
+        let is_settled = |cell: &Arc<SendCell>| cell.is_settled();
+        self.suspended.values().all(is_settled)
+            && self.senders.values().all(is_settled)
+            && self.transport.is_empty()
+            && self.shared.ready.is_empty()
     }
 }
 
@@ -366,13 +440,14 @@ impl<T> Link<T> {
     fn cells(&self) -> Vec<Cell> {
         let mut cells = self.shared.ready.take_all();
         cells.extend(self.senders.values().cloned().map(Cell::Send));
-        cells.extend(self.receivers.values().map(|receiving| Cell::Receive(Arc::clone(&receiving.cell))));
+        cells.extend(self.suspended.values().cloned().map(Cell::Send));
+        cells.extend(self.known.values().map(|receiving| Cell::Receive(Arc::clone(&receiving.cell))));
         cells.extend(self.binds.values().cloned().map(Cell::Bind));
         cells
     }
 
     /// The link has ended: everything that waits for it ends too, and whoever listens is told.
-    fn end(&mut self, ended: &Ended) {
+    pub(super) fn end(&mut self, ended: &Ended) {
         self.shared.ready.shut(ended.clone());
         for cell in self.cells() {
             match cell {
@@ -388,10 +463,12 @@ impl<T> Link<T> {
             }
         }
         self.shared.credit.clear();
-        for cell in std::mem::take(&mut self.senders).into_values() {
+        let senders = std::mem::take(&mut self.senders).into_values();
+        for cell in senders.chain(std::mem::take(&mut self.suspended).into_values()) {
             self.tell_lost_sent(&cell);
         }
-        for receiving in std::mem::take(&mut self.receivers).into_values() {
+        self.receivers.clear();
+        for receiving in std::mem::take(&mut self.known).into_values() {
             self.tell_lost_received(&receiving);
         }
         // After a panic there may be some that are in no cell any more.
@@ -427,7 +504,7 @@ mod tests {
     struct Deaf;
 
     impl Transport for Deaf {
-        fn next(&mut self) -> Result<Came, String> {
+        fn next(&mut self) -> Result<Came, Failure> {
             Ok(Came::Nothing)
         }
         fn push(&mut self, _: Frame) {}
@@ -435,7 +512,7 @@ mod tests {
         fn has_room(&self) -> bool {
             true
         }
-        fn write(&mut self) -> Result<(), String> {
+        fn write(&mut self) -> Result<(), Failure> {
             Ok(())
         }
         fn pushed(&self) -> u64 {
@@ -444,8 +521,8 @@ mod tests {
         fn written(&self) -> u64 {
             0
         }
-        async fn ready(&self) -> Result<(), String> {
-            Err("it is deaf".to_owned())
+        async fn ready(&self) -> Result<(), Failure> {
+            Err(Failure::Lost("it is deaf".to_owned()))
         }
         async fn leave(&mut self, _: Option<Instant>) {}
     }
@@ -469,6 +546,8 @@ mod tests {
             connect_timeout: Duration::MAX,
             retry_within: Duration::ZERO,
             stall_warn: Duration::MAX,
+            patience: None,
+            job_patiences: BTreeMap::new(),
         }))
     }
 

@@ -18,12 +18,19 @@ pub(super) enum Came {
     TurnOver,
 }
 
+/// Why a link cannot go on: a sentence.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The connection is gone, and the node may come back.
+    Lost(String),
+    /// The two do not understand each other, or the node does not want this process: there is no point in trying again.
+    Fatal(String),
+}
+
 /// The way to the node and back.
-///
-/// Errors are sentences: whatever they are, the link is lost.
 pub(super) trait Transport {
     /// The next frame from the node.
-    fn next(&mut self) -> Result<Came, String>;
+    fn next(&mut self) -> Result<Came, Failure>;
 
     /// Takes a frame for the node. One that it cannot take is told of by [`Transport::write`].
     fn push(&mut self, frame: Frame);
@@ -35,7 +42,7 @@ pub(super) trait Transport {
     fn has_room(&self) -> bool;
 
     /// Hands on what was pushed, as much as the node's side takes, and ends the turn.
-    fn write(&mut self) -> Result<(), String>;
+    fn write(&mut self) -> Result<(), Failure>;
 
     /// How far the link has come with what was pushed last: a position that only rises.
     fn pushed(&self) -> u64;
@@ -52,7 +59,7 @@ pub(super) trait Transport {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    async fn ready(&self) -> Result<(), String>;
+    async fn ready(&self) -> Result<(), Failure>;
 
     /// Says good-bye after the last frame. With `farewell`, waits until the node has read everything, at most until then.
     async fn leave(&mut self, farewell: Option<Instant>);

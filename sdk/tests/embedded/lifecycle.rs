@@ -126,13 +126,15 @@ async fn other_processes_are_told_when_the_node_drains_and_when_it_is_gone() {
     let mut nodes = Nodes::new().await;
     let socket = nodes.serve_others();
     let embedded = Attachment::embedded(nodes.a.clone()).await.unwrap();
-    let other = Attachment::connect(&socket).await.unwrap();
+    let other = Attachment::builder().patience(Duration::from_millis(200)).connect(&socket).await.unwrap();
     let mut events = other.events();
     assert!(matches!(events.next().await, Some(Event::Attached { .. })));
     let closing = tokio::spawn(embedded.close());
     let draining = timeout(PATIENCE, events.next()).await.unwrap();
     assert!(matches!(draining, Some(Event::Draining { .. })), "{draining:?}");
     closing.await.unwrap().unwrap();
+    let interrupted = timeout(PATIENCE, events.next()).await.unwrap();
+    assert!(matches!(interrupted, Some(Event::Interrupted { .. })), "{interrupted:?}");
     let detached = timeout(PATIENCE, events.next()).await.unwrap();
     assert!(matches!(detached, Some(Event::Detached { kind: ErrorKind::NodeLost, .. })), "{detached:?}");
     assert_eq!(events.next().await, None);

@@ -58,6 +58,7 @@ pub(crate) fn hello() -> LinkHello {
         cluster: "test".into(),
         node: Some(NodeId::new("node-a").unwrap()),
         pid: 0,
+        patience_ms: 0,
     }
 }
 
@@ -143,13 +144,15 @@ pub(crate) fn incoming(bind: u64, stream: u64, name: &str) -> Incoming {
             job: JobId { name: "job".try_into().unwrap(), run: "1".try_into().unwrap() },
             producer: name.try_into().unwrap(),
             producer_node: Some("node-b".try_into().unwrap()),
-            incarnation: Incarnation::from_bits(5),
+            // Each stream is of a producer of its own.
+            incarnation: Incarnation::from_bits(4 + u128::from(stream)),
             number: 1,
             consumer: "sink".try_into().unwrap(),
             node: "node-a".try_into().unwrap(),
             epoch: 0,
             weight: Weight::MIN,
         },
+        consumer_incarnation: None,
     }
 }
 

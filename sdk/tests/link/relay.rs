@@ -8,7 +8,7 @@ use trunkline::{Attachment, Bytes, Expected, Gathered};
 use trunkline_proto::{
     frame::{DataHeader, Frame},
     id::ConsumerName,
-    message::{Abort, Accept, Bound, Credit, Incoming, Limit, Open, Reclaim, Want},
+    message::{Abort, Accept, Bound, Credit, EndAck, Incoming, Limit, Open, Reclaim, Want},
 };
 
 use crate::fake_node::{FakeNode, Link, job};
@@ -25,7 +25,12 @@ async fn relay(mut link: Link) {
             Frame::Open(open) => {
                 let bind = binds[&open.consumer];
                 let producer_node = Some(open.node.clone());
-                Incoming { bind, open: Open { stream: open.stream + 1, producer_node, ..open } }.into()
+                Incoming {
+                    bind,
+                    open: Open { stream: open.stream + 1, producer_node, ..open },
+                    consumer_incarnation: None,
+                }
+                .into()
             }
             Frame::Accept(accept) => Accept { stream: accept.stream - 1, ..accept }.into(),
             Frame::Credit(credit) => Credit { stream: credit.stream - 1, ..credit }.into(),
@@ -34,6 +39,7 @@ async fn relay(mut link: Link) {
             Frame::Reclaim(reclaim) => Reclaim { stream: reclaim.stream - 1, ..reclaim }.into(),
             Frame::Limit(limit) => Limit { stream: limit.stream + 1, ..limit }.into(),
             Frame::Abort(abort) => Abort { stream: abort.stream ^ 1, ..abort }.into(),
+            Frame::EndAck(EndAck { stream }) => EndAck { stream: stream ^ 1 }.into(),
             _ => continue,
         };
         link.push(answer).await;

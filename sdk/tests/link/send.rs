@@ -267,7 +267,8 @@ async fn frames_for_streams_that_are_gone_are_ignored() {
     link.push(Abort { stream, code: Code::Cancelled, offset: 0, text: String::new() }).await;
     let header = DataHeader { stream: 77, offset: 0, epoch: 0, fin: false };
     link.push(Frame::Data(header, Bytes::from_static(b"stray"))).await;
-    assert!(matches!(link.next().await, Frame::Abort(_)));
+    // The two ends have crossed, or it has heard the other one first.
+    assert!(matches!(link.next().await, Frame::Abort(_) | Frame::EndAck(_)));
     open(&attachment, &mut link, 0).await;
 }
 

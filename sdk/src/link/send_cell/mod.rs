@@ -18,11 +18,11 @@ use bytes::Bytes;
 use trunkline_proto::{
     code::Code,
     id::{ConsumerAddress, Incarnation, JobId, ProducerName, Weight},
-    message::{Accept, Credit, Open, Reclaim},
+    message::{Accept, Credit, Open, Reclaim, Resumed},
 };
-use trunkline_session::{Aborted, Finished, SendHalf, SendOutput, encoded_bytes};
+use trunkline_session::{Aborted, Finished, SendHalf, SendOutput, Verdict, encoded_bytes};
 
-use super::{Cell, Ended, Shared, lock, wake};
+use super::{Cell, Ended, Shared, lock, patience::Suspension, wake};
 use crate::event::StallCause;
 
 pub(crate) use application::Refusal;
@@ -60,8 +60,8 @@ impl Stream {
         self.share
     }
 
-    /// The OPEN that begins it, under its id on the link.
-    pub(crate) fn open(&self, stream: u64) -> Open {
+    /// The OPEN that begins it, under its id on the link; `epoch` counts how often that was said before.
+    pub(crate) fn open(&self, stream: u64, epoch: u32) -> Open {
         Open {
             stream,
             job: self.job.clone(),
@@ -71,7 +71,7 @@ impl Stream {
             number: self.number,
             consumer: self.address.consumer.clone(),
             node: self.address.node.clone(),
-            epoch: 0,
+            epoch,
             weight: self.weight,
         }
     }
@@ -89,8 +89,10 @@ pub(crate) struct SendCell {
 #[derive(Debug)]
 struct Inner {
     half: SendHalf,
-    /// The stream's id on the link; 0 until OPEN is sent.
+    /// The stream's id on the link; 0 until OPEN is sent, and while it has no path.
     id: u64,
+    /// While it has no path: since when, and why.
+    suspension: Suspension,
     /// The consumer's life, once it accepted.
     consumer: Option<Incarnation>,
     waiting: Option<(WaitsFor, Waker)>,
@@ -119,6 +121,8 @@ struct Inner {
     finishing: bool,
     /// This process gave the stream up.
     given_up: bool,
+    /// That it was lost was told to those who listen.
+    lost_told: bool,
 }
 
 /// Why the one task that may wait does.
@@ -201,6 +205,13 @@ impl Inner {
             WaitsFor::Flush => over || self.is_flushed(),
         };
         if due { self.waiting.take().map(|(_, waker)| waker) } else { None }
+    }
+
+    /// Takes note that there is no path. Returns whether its patience is to be watched, which it is not yet.
+    fn suspend(&mut self, code: Code, why: &Arc<str>) -> bool {
+        self.id = 0;
+        self.flush_wanted |= matches!(self.waiting, Some((WaitsFor::Flush, _)));
+        !self.half.is_settled() && self.suspension.begin(code, why)
     }
 
     /// Ends a stream that has not ended, by this process's wish.
@@ -341,6 +352,7 @@ impl SendCell {
             inner: Mutex::new(Inner {
                 half: SendHalf::new(),
                 id: 0,
+                suspension: Suspension::default(),
                 consumer: None,
                 waiting: None,
                 control_queued: true,
@@ -356,6 +368,7 @@ impl SendCell {
                 flushed: 0,
                 finishing: false,
                 given_up: false,
+                lost_told: false,
             }),
         }
     }
@@ -387,11 +400,11 @@ impl SendCell {
         let wakers = inner.advance(&self.shared, self);
         let mut output = inner.half.poll_output(data_bytes_max, pieces);
         inner.count(&self.shared);
-        if std::mem::take(&mut inner.asks) && output.is_none() && !inner.half.is_over() {
+        if std::mem::take(&mut inner.asks) && output.is_none() {
             // It wants nothing that it has no credit for: an older limit than the one that the other side gave.
-            output = Some(SendOutput::Want { epoch: 0, wanted: inner.half.content() });
+            output = inner.half.question();
         }
-        if output == Some(SendOutput::Open) {
+        if matches!(output, Some(SendOutput::Open { .. } | SendOutput::Resume { .. })) {
             inner.id = *next_id;
             *next_id += 2;
         }
@@ -412,7 +425,7 @@ impl SendCell {
     /// A WANT for nothing new is answered with CREDIT. Returns whether it asks.
     pub(crate) fn ask(self: &Arc<Self>, shared: &Shared) -> bool {
         let mut inner = self.lock();
-        let asks = inner.half.unacknowledged_bytes() > 0;
+        let asks = inner.half.question().is_some();
         inner.asks = asks;
         let control = asks && inner.queue_control();
         drop(inner);
@@ -420,32 +433,112 @@ impl SendCell {
         asks
     }
 
-    pub(crate) fn handle_accept(&self, accept: &Accept) {
+    pub(crate) fn handle_accept(self: &Arc<Self>, accept: &Accept) {
         let mut inner = self.lock();
         inner.half.handle_accept(accept);
+        inner.suspension.end();
         if inner.consumer.replace(accept.incarnation).is_none() {
             self.shared.counters.opens_accepted.increment();
         }
         let waker = inner.due();
+        let output = inner.half.has_output();
+        let (control, data) = (output && inner.queue_control(), output && inner.queue_data());
         drop(inner);
+        self.queue(&self.shared, control, data);
         wake(waker);
     }
 
-    /// Returns whether the stream is over. Whom to wake is added to `woken`.
-    pub(crate) fn handle_credit(self: &Arc<Self>, shared: &Shared, credit: &Credit, woken: &mut Vec<Waker>) -> bool {
+    /// The consumer goes on with the stream.
+    pub(crate) fn handle_resumed(self: &Arc<Self>, resumed: &Resumed) {
+        let mut inner = self.lock();
+        inner.half.handle_resumed(resumed);
+        inner.suspension.end();
+        let mut wakers = inner.settle(&self.shared);
+        wakers.extend(inner.advance(&self.shared, self));
+        wakers.extend(inner.due());
+        let output = inner.half.has_output();
+        let (control, data) = (output && inner.queue_control(), output && inner.queue_data());
+        drop(inner);
+        self.queue(&self.shared, control, data);
+        wake(wakers);
+    }
+
+    /// The stream has no path: it asks for another once it is polled. Returns whether its patience is to be watched, which it
+    /// is not yet.
+    pub(crate) fn suspend(self: &Arc<Self>, shared: &Shared, code: Code, why: &Arc<str>) -> bool {
+        let mut inner = self.lock();
+        inner.half.handle_path_lost();
+        let watch = inner.suspend(code, why);
+        let mut wakers = inner.settle(shared);
+        wakers.extend(inner.due());
+        let control = inner.half.has_output() && inner.queue_control();
+        drop(inner);
+        self.queue(shared, control, false);
+        wake(wakers);
+        watch
+    }
+
+    /// The stream was not taken up again, and is to be asked for once more.
+    pub(crate) fn retry(self: &Arc<Self>, shared: &Shared) {
+        let mut inner = self.lock();
+        inner.half.retry();
+        let control = inner.half.has_output() && inner.queue_control();
+        drop(inner);
+        self.queue(shared, control, false);
+    }
+
+    /// How long a stream that was refused waits before it asks again.
+    pub(crate) fn pause(&self) -> Duration {
+        self.lock().suspension.pause()
+    }
+
+    /// Gives the wait for a path up when patience is over. Returns until when it waits otherwise; `None` when it does not.
+    pub(crate) fn watch(&self, shared: &Shared, now: Instant) -> Option<Instant> {
+        let mut inner = self.lock();
+        let patience = shared.patience.of(&self.stream.job.name);
+        let until = inner.suspension.until(patience)?;
+        if until > now {
+            return Some(until);
+        }
+        let (code, why) = inner.suspension.reason(patience);
+        inner.suspension.end();
+        inner.half.give_up_waiting(code, why);
+        let mut wakers = inner.settle(shared);
+        wakers.extend(inner.due());
+        drop(inner);
+        wake(wakers);
+        None
+    }
+
+    /// The other side has heard that this one gave the stream up.
+    pub(crate) fn handle_end_ack(&self) {
+        self.lock().half.handle_end_ack();
+    }
+
+    /// The stream's id on the link, and whether nothing more is to be said or heard of it.
+    pub(crate) fn is_settled_under(&self) -> (u64, bool) {
+        let inner = self.lock();
+        (inner.id, inner.half.is_settled())
+    }
+
+    /// Whether it had a path, and has none that was answered.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.lock().half.is_suspended()
+    }
+
+    /// Whom to wake is added to `woken`. What there is to be said is queued.
+    pub(crate) fn handle_credit(self: &Arc<Self>, shared: &Shared, credit: &Credit, woken: &mut Vec<Waker>) {
         let mut inner = self.lock();
         inner.half.handle_credit(credit);
         // What was freed is given back first: the held message may need it.
         woken.extend(inner.settle(shared));
         woken.extend(inner.advance(shared, self));
         let over = inner.half.is_over();
-        // Over, and with something to say, when the credit contradicted what was sent.
         let control = over && inner.half.has_output() && inner.queue_control();
         let data = !over && inner.queue_data();
         woken.extend(inner.due());
         drop(inner);
         self.queue(shared, control, data);
-        over && !control
     }
 
     /// The node asks for credit back that was not used. The answer goes out in a turn for control, behind the data that
@@ -461,15 +554,33 @@ impl SendCell {
         wake(wakers);
     }
 
-    /// The stream ended by another's wish, or by the loss of the link.
-    pub(crate) fn handle_abort(&self, shared: &Shared, code: Code, offset: u64, text: String) {
+    /// The stream ended by another's wish, or it is its path that did: then the caller asks for another, or has it
+    /// [retried](SendCell::retry) later. Returns also whether its patience is to be watched, which it is not yet.
+    pub(crate) fn handle_abort(
+        self: &Arc<Self>,
+        shared: &Shared,
+        code: Code,
+        offset: u64,
+        text: String,
+    ) -> (Verdict, bool) {
         let mut inner = self.lock();
-        inner.half.handle_abort(code, offset, text);
+        let why = Arc::from(text.as_str());
+        let verdict = inner.half.handle_abort(code, offset, text);
+        let watch = match verdict {
+            Verdict::Ended => {
+                inner.suspension.end();
+                false
+            }
+            Verdict::PathLost | Verdict::Refused => inner.suspend(Code::TrunkLost, &why),
+        };
         let waker = inner.due();
         let wakers = inner.settle(shared);
+        let control = inner.half.has_output() && inner.queue_control();
         drop(inner);
+        self.queue(shared, control, false);
         wake(waker);
         wake(wakers);
+        (verdict, watch)
     }
 
     /// What a flush waited for was written.
@@ -510,7 +621,13 @@ impl SendCell {
             ),
             Ended::NodeLost(why) => (Code::NodeLost, why.to_string()),
         };
-        self.handle_abort(shared, code, 0, text);
+        let mut inner = self.lock();
+        inner.half.give_up_waiting(code, text);
+        let waker = inner.due();
+        let wakers = inner.settle(shared);
+        drop(inner);
+        wake(waker);
+        wake(wakers);
     }
 
     /// Whether the link may end without anything of this stream being lost.
@@ -536,11 +653,13 @@ impl SendCell {
         Looked::Stalled(cause, waited)
     }
 
-    /// How the stream was lost: it had been accepted, and ended neither cleanly nor by the wish of this process.
-    pub(crate) fn lost(&self) -> Option<Aborted> {
-        let inner = self.lock();
+    /// How the stream was lost: it had been accepted, and ended neither cleanly nor by the wish of this process. Returned once.
+    pub(crate) fn take_lost(&self) -> Option<Aborted> {
+        let mut inner = self.lock();
         match inner.half.finished() {
-            Finished::Aborted(why) if inner.consumer.is_some() && !inner.given_up => Some(why),
+            Finished::Aborted(why) if inner.consumer.is_some() && !inner.given_up => {
+                (!std::mem::replace(&mut inner.lost_told, true)).then_some(why)
+            }
             _ => None,
         }
     }
