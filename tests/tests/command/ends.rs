@@ -16,6 +16,8 @@ async fn under_way(cluster: &Cluster, flags: &[&'static str]) -> (Child, Child) 
     let recv = ["recv", "job/consumer", "--lines"].into_iter().chain(flags.iter().copied());
     let mut recv = trunkline(cluster.node("node-b"), recv).spawn().unwrap();
     let send = ["send", TO, "--lines", "--producer", "talker"];
+    let patience = flags.windows(2).find(|flag| flag[0] == "--patience").unwrap_or_default();
+    let send = send.into_iter().chain(patience.iter().copied());
     let mut send = trunkline(cluster.node("node-a"), send).spawn().unwrap();
     send.stdin.as_mut().unwrap().write_all(b"half\n").await.unwrap();
     prints(&mut recv, "half\n").await;
@@ -119,10 +121,26 @@ async fn a_signal_is_128_and_its_number_and_the_other_end_is_told() {
 }
 
 #[tokio::test]
-async fn a_node_that_dies_is_5_with_what_is_known() {
+async fn a_node_that_dies_and_comes_back_is_waited_for() {
+    in_time(async {
+        let mut cluster = Cluster::builder().start().await;
+        let (recv, mut send) = under_way(&cluster, &[]).await;
+        cluster.node("node-b").kill();
+        cluster.node("node-b").exited().await;
+        send.stdin.as_mut().unwrap().write_all(b"the other half\n").await.unwrap();
+        cluster.restart("node-b").await;
+        let (received, sent) = join!(ends(recv, b""), ends(send, b""));
+        assert_eq!((received.code, sent.code), (Some(0), Some(0)), "{received:?} {sent:?}");
+        assert_eq!(received.stdout, b"the other half\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_dies_and_is_not_waited_for_is_5_with_what_is_known() {
     in_time(async {
         let cluster = Cluster::builder().start().await;
-        let (recv, send) = under_way(&cluster, &["--json", "--expect", "2"]).await;
+        let (recv, send) = under_way(&cluster, &["--json", "--expect", "2", "--patience", "0"]).await;
         cluster.node("node-b").kill();
         let received = ends(recv, b"").await.with(5, "");
         let report: Value = serde_json::from_str(&received.stderr).unwrap();

@@ -69,7 +69,7 @@ async fn a_dialler_with_a_bad_certificate_is_refused_and_logged_once_in_plain_wo
 async fn dials_a_stranger(make: impl FnOnce(&Cluster) -> NodeFiles, sentence: &str) {
     let decoy = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut cluster = Cluster::builder()
-        .config(|_, toml| toml.push_str("[limits]\nopen_timeout_ms = 1500\n"))
+        .config(|_, toml| toml.push_str("[limits]\nopen_timeout_ms = 900\n"))
         .peer_address(|_, _, _| decoy.to_string())
         .start()
         .await;

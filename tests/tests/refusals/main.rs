@@ -20,7 +20,7 @@ use trunkline_certs::{ALPN, Authority, NodeFiles, NodeRequest};
 use trunkline_proto::{
     frame::{CONTROL_BYTES_MAX, DATA_BYTES_MAX, DataHeader, Decoder, Frame},
     id::{Incarnation, JobId, Weight},
-    message::{Accept, Bind, Credit, Drain, LinkHello, Open, Refused, Want},
+    message::{Accept, Bind, Credit, Drain, LinkHello, Open, Refused, Resume, Want},
     version::Offer,
 };
 use trunkline_tests::{

@@ -132,8 +132,10 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_its_connection_goes_on() 
         assert_ended(&mut trunk, &mut stream, Code::UnknownNode).await;
 
         let mut stream = Channel::open(&trunk.connection).await;
-        stream.say(&Open { epoch: 1, ..open_frame("node-a", "sink", 2) }.into()).await;
-        assert_ended(&mut trunk, &mut stream, Code::Protocol).await;
+        // Of a life of the consumer that is not the one which is bound.
+        let open = Open { epoch: 1, ..open_frame("node-a", "sink", 2) };
+        stream.say(&Resume { open, consumer_incarnation: Incarnation::from_bits(99) }.into()).await;
+        assert_ended(&mut trunk, &mut stream, Code::OutcomeUnknown).await;
 
         // Bytes before ACCEPT: of a stream that nobody accepts yet.
         let mut stream = Channel::open(&trunk.connection).await;

@@ -66,7 +66,7 @@ impl Raw {
 }
 
 fn link_hello(offer: Offer) -> LinkHello {
-    LinkHello { offer, software: "raw".to_owned(), cluster: String::new(), node: None, pid: 1 }
+    LinkHello { offer, software: "raw".to_owned(), cluster: String::new(), node: None, pid: 1, patience_ms: 0 }
 }
 
 #[tokio::test]
@@ -174,7 +174,14 @@ async fn an_attached_process_that_breaks_the_rules_is_cut_off_and_the_others_go_
         }
         let name = JobId { name: "raw".parse().unwrap(), run: RUN.parse().unwrap() };
         let incarnation = Incarnation::from_bytes(&[1; 16]).unwrap();
-        let taken = Bind { bind: 1, job: name, consumer: "sink".parse().unwrap(), incarnation };
+        let taken = Bind {
+            bind: 1,
+            job: name,
+            consumer: "sink".parse().unwrap(),
+            incarnation,
+            resumes_only: false,
+            awaited_nodes: Vec::new(),
+        };
         raw.say(&taken.into());
         let Some(Frame::Refused(refused)) = raw.hear() else { panic!("no answer to BIND") };
         assert_eq!((refused.bind, refused.code), (1, Code::AlreadyBound));
