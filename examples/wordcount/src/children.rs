@@ -98,6 +98,8 @@ enum Order {
     Say(Word),
     Terminate,
     Kill,
+    /// For the one process with this number.
+    KillOne(u32),
 }
 
 impl Order {
@@ -182,6 +184,11 @@ impl Children {
         self.role_orders.send_replace(Order::Say(word));
     }
 
+    /// Kills the daemon whose number is `pid`. Nobody else is meant, not even who takes its place.
+    pub(crate) fn kill_daemon(&self, pid: u32) {
+        self.daemon_orders.send_replace(Order::KillOne(pid));
+    }
+
     /// Ends all that were started, so that others can take their places; daemons may take `timeout` to leave.
     pub(crate) async fn clear(&mut self, timeout: Duration) {
         self.role_orders.send_replace(Order::Kill);
@@ -251,7 +258,10 @@ async fn attend(
             status = child.wait() => break status,
             line = next_line(&mut lines) => forward(slot, line, &mut lines, &teller).await,
             ordered = orders.changed() => {
-                let order = if ordered.is_ok() { *orders.borrow_and_update() } else { Order::Kill };
+                let mut order = if ordered.is_ok() { *orders.borrow_and_update() } else { Order::Kill };
+                if matches!(order, Order::KillOne(pid) if child.id() == Some(pid)) {
+                    order = Order::Kill;
+                }
                 match (order, child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()))) {
                     // A process that ended meanwhile is seen in the next round.
                     (Order::Terminate, Some(pid)) => drop(kill_process(pid, Signal::TERM)),
@@ -385,6 +395,22 @@ mod tests {
         children.start(node(2), "a node", "culprit", shell("exit 1")).unwrap();
         children.start(node(3), "a node", "late", shell("exec sleep 60")).unwrap();
         assert_eq!(blamed(&mut children).await, [2], "nobody else is waited for");
+        children.stop().await;
+    }
+
+    #[tokio::test]
+    async fn one_daemon_is_killed_alone_and_whoever_takes_its_place_is_not() {
+        let (_folder, mut children) = children();
+        let other = Slot { index: 1, ..DAEMON };
+        let start =
+            |children: &mut Children, slot| children.start(slot, "a daemon", "d", shell("exec sleep 60")).unwrap();
+        let (killed, left) = (start(&mut children, DAEMON), start(&mut children, other));
+        children.kill_daemon(killed);
+        let Some(Happening::Ended(ended)) = children.next().await else { panic!("it has not ended") };
+        assert_eq!((ended.slot, ended.pid, ended.status.unwrap().signal()), (DAEMON, killed, Some(9)));
+        let successor = start(&mut children, DAEMON);
+        assert!(time::timeout(Duration::from_millis(100), children.next()).await.is_err(), "another one has ended");
+        assert!([left, successor].iter().all(|pid| Path::new(&format!("/proc/{pid}")).exists()));
         children.stop().await;
     }
 

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -114,6 +114,15 @@ pub(crate) struct Options {
     /// told. In the end the reducers wake up and read everything, and what they counted is checked too.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) stall: Option<u32>,
+    /// Kill the daemon of a node in the middle of the count, so long after the mappers have begun, and start it again.
+    ///
+    /// It is killed with SIGKILL (the second node's; the only one's, where there is one) and started half a second after it
+    /// is gone. The count is exact all the same. DURATION is a number with ms or s: 500ms, 2s, 1.5s.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) kill_node: Option<Duration>,
+    /// Count every file N times [default: 1; with --kill-node: until the node is back]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rounds: Option<u32>,
     /// Start no daemons: each node is embedded in one process, with all its mappers and reducers.
     ///
     /// These attach to the node without a socket between, and only nodes have connections to each other.
@@ -136,6 +145,18 @@ pub(crate) struct Options {
 impl Options {
     /// What the bounds of single options do not catch.
     pub(crate) fn check(&self) -> Result<(), String> {
+        let (kills, stalls) = (self.kill_node.is_some(), self.stall.is_some());
+        let refused = [
+            (kills && self.embedded, "--kill-node kills a daemon, and --embedded starts none: leave one of them out"),
+            (
+                kills && stalls,
+                "--stall compares the rates of two halves, and --kill-node stops both: leave one of them out",
+            ),
+            (self.rounds.is_some() && stalls, "--stall counts every file once: leave it or --rounds out"),
+        ];
+        if let Some((_, why)) = refused.iter().find(|(refused, _)| *refused) {
+            return Err((*why).to_owned());
+        }
         let Self { nodes, per_node, jobs, stall, embedded, .. } = *self;
         let stall = stall.unwrap_or(0);
         let sleeping = stall.div_ceil(nodes);
@@ -151,6 +172,35 @@ impl Options {
             return Err(format!("{options} make {each} {what}, more than {most}"));
         }
         Ok(())
+    }
+}
+
+impl Options {
+    /// How many times every file is counted; nothing where a node is killed and it takes as many as it takes.
+    pub(crate) fn rounds(&self) -> Option<u64> {
+        match self.rounds {
+            None if self.kill_node.is_some() => None,
+            rounds => Some(rounds.unwrap_or(1).into()),
+        }
+    }
+}
+
+/// A number of seconds or milliseconds: `2s`, `1.5s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wanted = || "write a number with ms or s, such as 500ms or 2s".to_owned();
+    let (number, seconds) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1e-3),
+        None => (text.strip_suffix('s').ok_or_else(wanted)?, 1.0),
+    };
+    // Of what floats may look like, this is what people call a number.
+    if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(wanted());
+    }
+    let seconds = number.parse::<f64>().map_err(|_| wanted())? * seconds;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(Duration::ZERO) => Err("nothing is counted yet at that time: write 1ms or more".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err("no count lasts that long: write a shorter time".to_owned()),
     }
 }
 
@@ -170,6 +220,28 @@ mod tests {
         let cli = Cli::parse_from(["wordcount", "./map", "maps"]);
         assert!(cli.role.is_none());
         assert_eq!(cli.options.paths, [PathBuf::from("./map"), PathBuf::from("maps")]);
+    }
+
+    #[test]
+    fn a_duration_is_a_number_with_its_unit() {
+        let times = ["2s", "500ms", "1.5s", "0.5ms", "3600s"].map(|text| duration(text).unwrap().as_secs_f64());
+        assert_eq!(times, [2.0, 0.5, 1.5, 0.000_5, 3_600.0]);
+        for text in ["", "2", "s", "ms", ".s", "2 s", "2m", "-1s", "+1s", "infs", "NaNs", "1e3s", "1.2.3s", "2S"] {
+            assert!(duration(text).unwrap_err().contains("such as 500ms or 2s"), "{text}");
+        }
+        for text in ["0s", "0ms", "0.0000000001ms"] {
+            assert!(duration(text).unwrap_err().contains("write 1ms or more"), "{text}");
+        }
+        assert!(duration(&format!("{}s", "9".repeat(40))).unwrap_err().contains("write a shorter time"));
+    }
+
+    #[test]
+    fn there_is_one_round_unless_more_are_asked_for_or_a_node_is_killed() {
+        let rounds = |options: &[&str]| Cli::parse_from(["wordcount"].iter().chain(options)).options.rounds();
+        assert_eq!(rounds(&[]), Some(1));
+        assert_eq!(rounds(&["--rounds", "3"]), Some(3));
+        assert_eq!(rounds(&["--kill-node", "2s"]), None);
+        assert_eq!(rounds(&["--kill-node", "2s", "--rounds", "3"]), Some(3));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     io,
     net::UdpSocket,
     os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
     time::Duration,
 };
@@ -28,11 +28,8 @@ use crate::{
     plan::{Plan, local_socket, node_config},
 };
 
-/// How long a node may take until it can be attached to.
+/// How long a node may take until processes can attach to it.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How often that is tried.
-const READY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often new ports are tried when another program was faster to take one.
 const PORT_ATTEMPTS: usize = 4;
@@ -78,7 +75,7 @@ pub(crate) enum ClusterError {
     #[error("{0}")]
     Died(Box<Casualty>),
     /// A daemon runs and lets nobody attach.
-    #[error("the daemon of {node} is not ready after {} s: {last}", READY_TIMEOUT.as_secs())]
+    #[error("nobody can attach to the daemon of {node}: {last}")]
     NotReady {
         /// Whose.
         node: String,
@@ -100,6 +97,7 @@ impl ClusterError {
 }
 
 /// What nodes are started with.
+#[derive(Debug)]
 pub(crate) struct Launch<'a> {
     /// Who takes part.
     pub(crate) plan: &'a Plan,
@@ -133,37 +131,50 @@ impl Launch<'_> {
         children: &mut Children,
         guard: &mut Guard,
     ) -> Result<Vec<Node>, ClusterError> {
-        let Self { plan, folder, binaries } = *self;
+        let Self { plan, folder, .. } = *self;
         let mut nodes = Vec::new();
         for (index, name) in plan.nodes.iter().enumerate() {
             let path = node_config(folder, name);
             let text = config(index, &plan.nodes, ports);
             fs::write(&path, text).map_err(ClusterError::io(format!("write {}", path.display())))?;
-            let (kind, label, program) = if plan.embedded {
-                (Kind::Node, format!("the node process {name}"), &binaries.wordcount)
-            } else {
-                (Kind::Daemon, format!("the daemon of {name}"), &binaries.node)
-            };
-            let mut command = Command::new(program);
-            if plan.embedded {
-                command.args(["node", "--index", &index.to_string(), "--plan"]).arg(folder);
-            } else {
-                command.args(["run", "--config"]).arg(&path);
-            }
-            let pid = children
-                .start(Slot { kind, index }, &label, name, command)
-                .map_err(ClusterError::io(format!("start {}", program.display())))?;
-            guard.watch(pid);
-            nodes.push(Node { id: name.clone(), pid });
+            nodes.push(Node { id: name.clone(), pid: self.start_node(index, children, guard)? });
         }
         if plan.embedded {
             all_listen(&nodes, children).await?;
         } else {
             for node in &nodes {
-                ready(&node.id, &local_socket(folder, &node.id), children).await?;
+                ready(folder, &node.id, children).await?;
             }
         }
         Ok(nodes)
+    }
+
+    /// Starts node number `index`, whose configuration is written, or starts it again; gives its process's number. Its log
+    /// goes on where it ended.
+    pub(crate) fn start_node(
+        &self,
+        index: usize,
+        children: &mut Children,
+        guard: &mut Guard,
+    ) -> Result<u32, ClusterError> {
+        let Self { plan, folder, binaries } = *self;
+        let name = &plan.nodes[index];
+        let (kind, label, program) = if plan.embedded {
+            (Kind::Node, format!("the node process {name}"), &binaries.wordcount)
+        } else {
+            (Kind::Daemon, format!("the daemon of {name}"), &binaries.node)
+        };
+        let mut command = Command::new(program);
+        if plan.embedded {
+            command.args(["node", "--index", &index.to_string(), "--plan"]).arg(folder);
+        } else {
+            command.args(["run", "--config"]).arg(node_config(folder, name));
+        }
+        let pid = children
+            .start(Slot { kind, index }, &label, name, command)
+            .map_err(ClusterError::io(format!("start {}", program.display())))?;
+        guard.watch(pid);
+        Ok(pid)
     }
 }
 
@@ -196,23 +207,27 @@ async fn run_certs(mut command: Command) -> Result<(), ClusterError> {
     Err(ClusterError::Certs { command, said })
 }
 
-/// Waits until a process can attach to the daemon; one that dies first is the error.
-async fn ready(node: &str, socket: &PathBuf, children: &mut Children) -> Result<(), ClusterError> {
-    let deadline = Instant::now() + READY_TIMEOUT;
-    loop {
-        let last = match Attachment::builder().software("wordcount").connect(socket).await {
+/// Waits until processes can attach to the daemon of `node`; a daemon that dies first is the error.
+async fn ready(folder: &Path, node: &str, children: &mut Children) -> Result<(), ClusterError> {
+    tokio::select! {
+        attached = attachable(folder, node) => attached,
+        // Daemons tell nothing.
+        Some(Happening::Ended(ended)) = children.next() => Err(died(ended, children).await),
+    }
+}
+
+/// Waits until processes can attach to the daemon of `node`.
+pub(crate) fn attachable(folder: &Path, node: &str) -> impl Future<Output = Result<(), ClusterError>> + use<> {
+    let (socket, node) = (local_socket(folder, node), node.to_owned());
+    async move {
+        let attaching = Attachment::builder().software("wordcount").retry_first_connect(READY_TIMEOUT);
+        match attaching.connect(socket).await {
             Ok(attachment) => {
                 // It sent nothing, and has nothing to wait for.
                 let _ = attachment.close().await;
-                return Ok(());
+                Ok(())
             }
-            Err(error) => error,
-        };
-        if Instant::now() >= deadline {
-            return Err(ClusterError::NotReady { node: node.to_owned(), last });
-        }
-        if let Ok(Some(Happening::Ended(ended))) = time::timeout(READY_PAUSE, children.next()).await {
-            return Err(died(ended, children).await);
+            Err(last) => Err(ClusterError::NotReady { node, last }),
         }
     }
 }

@@ -126,6 +126,13 @@ impl Counts {
         }
     }
 
+    /// Every count, `times` over.
+    pub(crate) fn times(&self, times: u64) -> Self {
+        let mut counts = Self::default();
+        counts.add_all(self, times);
+        counts
+    }
+
     /// Adds every count of `other`, `times` over.
     pub(crate) fn add_all(&mut self, other: &Self, times: u64) {
         if times > 0 {
@@ -211,7 +218,7 @@ mod tests {
 
     fn plan(run: &str) -> Plan {
         let nodes = vec!["node-1".to_owned()];
-        Plan { run: run.to_owned(), nodes, per_node: 2, jobs: 1, stall: 0, embedded: false }
+        Plan { run: run.to_owned(), nodes, per_node: 2, jobs: 1, rounds: Some(1), stall: 0, embedded: false }
     }
 
     #[test]

@@ -23,6 +23,12 @@ pub(crate) enum Event {
     Ready,
     /// Every stream of every mapper is open, and they wait for the word to begin.
     Opened,
+    /// The one mapper of a process begins a round over its files. It is told only where their number is not known
+    /// beforehand: not where nodes are embedded.
+    Round {
+        /// Which, from 1.
+        number: u64,
+    },
     /// Every counting mapper has sent the first half of its files and waits for the word to send the rest. It is told
     /// only where a job stalls.
     Halfway,
@@ -172,6 +178,11 @@ impl Teller {
         let mut totals = self.totals();
         totals.unopened = totals.unopened.saturating_sub(1);
         if totals.unopened == 0 { totals.write(Event::Opened) } else { Ok(()) }
+    }
+
+    /// A mapper begins a round over its files.
+    pub(crate) fn round(&self, number: u64) -> io::Result<()> {
+        self.totals().write(Event::Round { number })
     }
 
     /// A counting mapper has sent the first half of its files. The last one of the process tells it, after all that they
@@ -353,6 +364,7 @@ mod tests {
             nodes: vec!["node-1".to_owned()],
             per_node: 2,
             jobs: 1,
+            rounds: Some(1),
             stall: 1,
             embedded: true,
         };

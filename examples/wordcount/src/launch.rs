@@ -33,7 +33,7 @@ use crate::{
     jobs::{JobError, Stage, Stalled, Tally},
     plan::{Part, Plan, Worker},
     progress::Progress,
-    report::{self, NodeSummary, StallSummary, Summary, several},
+    report::{self, NodeSummary, OutageSummary, StallSummary, Summary, several},
 };
 
 /// How many wrong words are named.
@@ -181,6 +181,7 @@ async fn work(
         nodes: (1..=options.nodes).map(|number| format!("node-{number}")).collect(),
         per_node: options.per_node as usize,
         jobs: options.jobs as usize,
+        rounds: options.rounds(),
         stall: options.stall.unwrap_or(0) as usize,
         embedded: options.embedded,
     };
@@ -188,9 +189,10 @@ async fn work(
         .map_err(LaunchError::io(format!("write the plan into {}", folder.display())))?;
     let progress = Progress::new(corpus.bytes * plan.jobs as u64);
     progress.say("starting nodes");
-    let nodes = Launch { plan: &plan, folder, binaries }.start(children, guard).await?;
+    let launch = Launch { plan: &plan, folder, binaries };
+    let nodes = launch.start(children, guard).await?;
     let before_jobs = started.elapsed();
-    let stage = Stage { plan: &plan, folder, nodes: &nodes, program: &binaries.wordcount, progress: &progress };
+    let stage = Stage { launch: &launch, nodes: &nodes, kill_after: options.kill_node, progress: &progress };
     let tally = stage.run(children, guard).await?;
     for daemon in children.retire_daemons(RETIRE_TIMEOUT).await {
         eprintln!("wordcount: warning: {}, asked to leave, {}", daemon.label, how(&daemon.status));
@@ -206,6 +208,7 @@ async fn work(
         top: counts.top(report::TOP),
         verified: wrong.is_empty(),
         jobs: plan.jobs,
+        rounds: tally.rounds,
         per_node: plan.per_node,
         embedded: plan.embedded,
         streams: plan.streams(),
@@ -215,6 +218,7 @@ async fn work(
         seconds: report::rounded(tally.counting.as_secs_f64(), 3),
         setup_seconds: report::rounded((before_jobs + tally.opening).as_secs_f64(), 3),
         check_seconds: report::rounded(checking.elapsed().as_secs_f64(), 3),
+        outage: tally.survived.as_ref().map(OutageSummary::new),
         stall: tally.stalled.as_ref().map(|stalled| StallSummary::new(stalled, &plan)),
         nodes: tally.nodes.iter().map(|view| NodeSummary::new(view, &plan)).collect(),
     };
@@ -242,7 +246,7 @@ async fn check(
     let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
     let (bar, corpus, stopped) = (progress.check(corpus.bytes), Arc::clone(corpus), Arc::clone(&stop.0));
     let (plan, folder) = (plan.clone(), folder.to_owned());
-    let (counters, stalled) = ((tally.mapped, tally.reduced), tally.stalled.clone());
+    let (counters, rounds, stalled) = ((tally.mapped, tally.reduced), tally.rounds, tally.stalled.clone());
     let compare = move || {
         let mut bytes = 0;
         let read = |more| {
@@ -251,22 +255,22 @@ async fn check(
         };
         let expected = Counts::of_files(&corpus.files, read, &stopped)?;
         bar.finish_and_clear();
-        let (jobs, (mapped, reduced)) = (plan.jobs as u64, counters);
+        let (times, (mapped, reduced)) = (plan.jobs as u64 * rounds, counters);
         let mut wrong = Vec::new();
         let mut same = |what: &str, found: u64, expected: u64| {
             if found != expected {
                 wrong.push(format!("{what}: {found}, and not {expected}"));
             }
         };
-        same("files read by mappers", mapped.files, jobs * corpus.files.len() as u64);
-        same("bytes read by mappers", mapped.bytes, jobs * bytes);
-        same("words counted by reducers", reduced.words, jobs * expected.total());
+        same("files read by mappers", mapped.files, times * corpus.files.len() as u64);
+        same("bytes read by mappers", mapped.bytes, times * bytes);
+        same("words counted by reducers", reduced.words, times * expected.total());
         same("messages received", reduced.messages, mapped.messages);
         same("bytes received", reduced.stream_bytes, mapped.stream_bytes);
-        let mut first = None;
+        let (mut first, of_a_job) = (None, expected.times(rounds));
         for job in 0..plan.jobs {
             let counts = Counts::of_job(&plan, &folder, job)?;
-            wrong.extend(describe(&plan.job(job), &counts.differences(&expected)));
+            wrong.extend(describe(&plan.job(job), &counts.differences(&of_a_job)));
             first.get_or_insert(counts);
         }
         if let Some(stalled) = stalled {

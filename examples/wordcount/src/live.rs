@@ -1,11 +1,11 @@
 //! How far all processes are together, from what each has told; and how fast, for whoever watches.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::{
-    children::{Kind, Slot},
+    children::Slot,
     events::{Event, Filled, Mapped, Reduced, Sent, Sum},
     plan::{Part, Plan},
     report::{mb_per_s, several},
@@ -23,10 +23,11 @@ pub(crate) struct Live<'a> {
     reduced: Vec<Sum<Reduced>>,
     filled: Sum<Filled>,
     sent: Vec<Sent>,
+    /// The latest round over its files that each counting mapper has begun.
+    begun: Vec<u64>,
     halfway: usize,
     counted: usize,
     left: usize,
-    gone: BTreeSet<usize>,
     rates: Rates,
 }
 
@@ -42,10 +43,10 @@ impl<'a> Live<'a> {
             reduced: plan.all_jobs().map(|job| Sum::new(reducers(job))).collect(),
             filled: Sum::new(nodes),
             sent: Vec::new(),
+            begun: vec![0; counting],
             halfway: 0,
             counted: 0,
             left: if plan.embedded { nodes } else { workers },
-            gone: BTreeSet::new(),
             rates: Rates::new(plan.all_jobs().len()),
         }
     }
@@ -56,6 +57,7 @@ impl<'a> Live<'a> {
         let of_job = |job| if self.plan.embedded { slot.index } else { slot.index - job * self.plan.width() };
         match event {
             Event::Ready | Event::Opened => {}
+            Event::Round { number } => self.begun[slot.index] = number,
             Event::Halfway => self.halfway += 1,
             Event::Counted => self.counted += 1,
             Event::Mapped(now) => self.mapped.set(slot.index, now),
@@ -66,11 +68,8 @@ impl<'a> Live<'a> {
     }
 
     /// A process has done its part and is gone.
-    pub(crate) fn ended(&mut self, slot: Slot) {
+    pub(crate) fn ended(&mut self) {
         self.left -= 1;
-        if slot.kind == Kind::Node {
-            self.gone.insert(slot.index);
-        }
     }
 
     /// How many processes have not done their part.
@@ -78,9 +77,10 @@ impl<'a> Live<'a> {
         self.left
     }
 
-    /// Nodes that went with the process that they were embedded in.
-    pub(crate) fn gone(&self) -> &BTreeSet<usize> {
-        &self.gone
+    /// The latest round over the files that every counting mapper has begun, from 1. It is told only where their number is
+    /// not known beforehand.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.iter().copied().min().unwrap_or(0)
     }
 
     /// By all counting mappers.
@@ -180,10 +180,11 @@ impl Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::children::Kind;
 
     fn plan(embedded: bool) -> Plan {
         let nodes = ["node-1", "node-2"].map(str::to_owned).into();
-        Plan { run: "r".to_owned(), nodes, per_node: 1, jobs: 2, stall: 1, embedded }
+        Plan { run: "r".to_owned(), nodes, per_node: 1, jobs: 2, rounds: Some(1), stall: 1, embedded }
     }
 
     fn reduced(job: usize, stream_bytes: u64) -> Event {
@@ -208,6 +209,21 @@ mod tests {
         assert!(live.is_filled());
         assert_eq!(live.filled().stream_bytes, 9);
         assert_eq!(live.left(), 11, "four and four that count, two and one that do not");
+    }
+
+    #[test]
+    fn a_round_is_begun_when_the_last_mapper_has_begun_it() {
+        let plan = Plan { stall: 0, ..plan(false) };
+        let mut live = Live::new(&plan);
+        let mut begins = |index, number| {
+            live.hear(Slot { kind: Kind::Worker(Part::Map), index }, Event::Round { number });
+            live.begun()
+        };
+        assert_eq!(
+            [(0, 1), (1, 1), (2, 1), (0, 2), (3, 1)].map(|(index, number)| begins(index, number)),
+            [0, 0, 0, 0, 1]
+        );
+        assert_eq!([(3, 2), (2, 2), (1, 2)].map(|(index, number)| begins(index, number)), [1, 1, 2]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod jobs;
 mod launch;
 mod live;
 mod observe;
+mod outage;
 mod plan;
 mod progress;
 mod report;

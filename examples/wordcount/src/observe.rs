@@ -16,6 +16,8 @@ const STATUS_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub(crate) struct NodeView {
     /// Its name.
     pub(crate) id: String,
+    /// Its process, while there is one.
+    pub(crate) pid: Option<u32>,
     /// The highest that was seen.
     pub(crate) sockets: Sockets,
     /// Its trunks while all streams were open.
@@ -59,24 +61,27 @@ pub(crate) enum ObserveError {
 pub(crate) async fn look(nodes: &[Node], folder: &Path) -> Result<Vec<NodeView>, ObserveError> {
     let mut views = Vec::new();
     for node in nodes {
-        let sockets = count(node)?;
+        let sockets = count(&node.id, node.pid)?;
         let status = status(node, folder).await?;
         let trunks = status.trunks.iter().filter(|trunk| trunk.current).count();
-        views.push(NodeView { id: node.id.clone(), sockets, trunks, streams: status.streams.len() });
+        let (id, pid) = (node.id.clone(), Some(node.pid));
+        views.push(NodeView { id, pid, sockets, trunks, streams: status.streams.len() });
     }
     Ok(views)
 }
 
-/// Counts the sockets of nodes once more, and keeps the higher figures.
-pub(crate) fn look_again<'a>(seen: impl IntoIterator<Item = (&'a Node, &'a mut NodeView)>) -> Result<(), ObserveError> {
-    for (node, view) in seen {
-        view.sockets = view.sockets.max(count(node)?);
+/// Counts the sockets of the nodes that have a process once more, and keeps the higher figures.
+pub(crate) fn look_again(seen: &mut [NodeView]) -> Result<(), ObserveError> {
+    for view in seen {
+        if let Some(pid) = view.pid {
+            view.sockets = view.sockets.max(count(&view.id, pid)?);
+        }
     }
     Ok(())
 }
 
-fn count(node: &Node) -> Result<Sockets, ObserveError> {
-    Sockets::of(node.pid).map_err(|source| ObserveError::Sockets { node: node.id.clone(), pid: node.pid, source })
+fn count(node: &str, pid: u32) -> Result<Sockets, ObserveError> {
+    Sockets::of(pid).map_err(|source| ObserveError::Sockets { node: node.to_owned(), pid, source })
 }
 
 async fn status(node: &Node, folder: &Path) -> Result<StatusResponse, ObserveError> {

@@ -69,6 +69,8 @@ pub(crate) struct Plan {
     pub(crate) per_node: usize,
     /// Counts at once, without the stalled job.
     pub(crate) jobs: usize,
+    /// How many times each mapper sends the words of its files; nothing where the launcher says when it is enough.
+    pub(crate) rounds: Option<u64>,
     /// Reducers of one more job, which sleep while the others count; 0 without such a job.
     pub(crate) stall: usize,
     /// Whether each node is embedded in the one process of all its mappers and reducers. Otherwise it is a daemon, and
@@ -240,6 +242,7 @@ mod tests {
             nodes: ["node-1", "node-2", "node-3"].map(str::to_owned).into(),
             per_node: 2,
             jobs: 1,
+            rounds: None,
             stall: 0,
             embedded: false,
         }

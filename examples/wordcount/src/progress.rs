@@ -18,23 +18,35 @@ pub(crate) struct Progress {
     bars: MultiProgress,
     mapped: ProgressBar,
     reduced: ProgressBar,
+    /// What the jobs read together in one round over the files.
+    round_bytes: u64,
     /// One for each job, where there are several.
     lines: RefCell<Vec<ProgressBar>>,
 }
 
 impl Progress {
-    /// For jobs that read `bytes` together.
-    pub(crate) fn new(bytes: u64) -> Self {
+    /// For jobs that read `round_bytes` together, once unless told otherwise.
+    pub(crate) fn new(round_bytes: u64) -> Self {
         // Hidden where nobody looks.
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(REDRAW_HZ));
-        let mapped = bars.add(bar("map", bytes, "{decimal_bytes_per_sec}  {msg}"));
+        let mapped = bars.add(bar("map", round_bytes, "{decimal_bytes_per_sec}  {msg}"));
         let reduced = bars.add(bar("reduce", 0, "{decimal_bytes_per_sec}  {msg}"));
-        Self { bars, mapped, reduced, lines: RefCell::default() }
+        Self { bars, mapped, reduced, round_bytes, lines: RefCell::default() }
     }
 
     /// Says what is waited for.
     pub(crate) fn say(&self, what: &'static str) {
         self.mapped.set_message(what);
+    }
+
+    /// Every file is read so many times.
+    pub(crate) fn rounds(&self, rounds: u64) {
+        self.mapped.set_length(self.round_bytes.saturating_mul(rounds));
+    }
+
+    /// Says something that stays, above the bars or without them.
+    pub(crate) fn note(&self, what: &str) {
+        self.bars.suspend(|| eprintln!("wordcount: {what}"));
     }
 
     /// All jobs together have come this far.

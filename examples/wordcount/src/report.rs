@@ -10,14 +10,15 @@ use serde::Serialize;
 use crate::{
     jobs::{Half, Stalled},
     observe::NodeView,
+    outage::Survived,
     plan::{Part, Plan, Worker},
 };
 
 /// How many of the most frequent words are told.
 pub(crate) const TOP: usize = 20;
 
-/// All that is told in the end. Words, files and bytes are those of the corpus, which every job counts; streams,
-/// messages and stream bytes are those of all jobs together.
+/// All that is told in the end. Files and bytes are those of the corpus; words are those that every job counts, in all
+/// rounds over it; streams, messages and stream bytes are those of all jobs together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Summary {
     /// Where the files come from.
@@ -36,6 +37,8 @@ pub(crate) struct Summary {
     pub(crate) verified: bool,
     /// Counts at once.
     pub(crate) jobs: usize,
+    /// How many times each of them counts every file.
+    pub(crate) rounds: u64,
     /// Mappers, and reducers, on each node and in each job.
     pub(crate) per_node: usize,
     /// Whether each node was embedded in the process of its mappers and reducers; otherwise it was a daemon.
@@ -55,11 +58,45 @@ pub(crate) struct Summary {
     pub(crate) setup_seconds: f64,
     /// The plain loop and the comparison.
     pub(crate) check_seconds: f64,
+    /// The node that was killed; its keys stand beside the others, or are missing.
+    #[serde(flatten)]
+    pub(crate) outage: Option<OutageSummary>,
     /// The job that stalled; its keys stand beside the others, or are missing.
     #[serde(flatten)]
     pub(crate) stall: Option<StallSummary>,
     /// Each node.
     pub(crate) nodes: Vec<NodeSummary>,
+}
+
+/// The node whose daemon was killed amidst the count, and started again.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct OutageSummary {
+    /// Its name.
+    pub(crate) killed_node: String,
+    /// When it was killed, from the word to begin on.
+    pub(crate) killed_after_seconds: f64,
+    /// When processes could attach to it again, from then on.
+    pub(crate) back_after_seconds: f64,
+}
+
+impl OutageSummary {
+    /// Of an outage that is over.
+    pub(crate) fn new(survived: &Survived) -> Self {
+        let seconds = |time: Duration| rounded(time.as_secs_f64(), 3);
+        Self {
+            killed_node: survived.node.clone(),
+            killed_after_seconds: seconds(survived.killed_after),
+            back_after_seconds: seconds(survived.back_after),
+        }
+    }
+
+    /// For people.
+    fn sentence(&self) -> String {
+        format!(
+            "the daemon of {} was killed after {:.2} s, started again, and back {:.2} s later",
+            self.killed_node, self.killed_after_seconds, self.back_after_seconds
+        )
+    }
 }
 
 /// What came of reducers that slept while others counted.
@@ -173,7 +210,10 @@ impl fmt::Display for Summary {
             (true, 1) => "counted again in one plain loop: every word is equal",
             (true, _) => "counted again in one plain loop: every word of every job is equal",
         };
-        let times = if self.jobs == 1 { String::new() } else { format!(", counted {} times at once", self.jobs) };
+        let mut times = if self.jobs == 1 { String::new() } else { format!(", counted {} times at once", self.jobs) };
+        if self.rounds > 1 {
+            let _ = write!(times, ", in {} rounds over the files", grouped(self.rounds));
+        }
         writeln!(f)?;
         let rows = [
             (
@@ -205,8 +245,9 @@ impl fmt::Display for Summary {
                 ),
             ),
         ];
+        let outage = self.outage.iter().map(|outage| ("outage", outage.sentence()));
         let stall = self.stall.iter().map(|stall| ("stall", stall.sentence()));
-        for (name, text) in rows.into_iter().chain(stall) {
+        for (name, text) in rows.into_iter().chain(outage).chain(stall) {
             writeln!(f, "{name:<9}{text}")?;
         }
         writeln!(f)?;
@@ -301,11 +342,12 @@ mod tests {
             nodes: vec!["node-1".to_owned(); 3],
             per_node: 2,
             jobs: 2,
+            rounds: Some(1),
             stall: 0,
             embedded: false,
         };
         let sockets = Sockets { udp: 1, tcp: 0, fds: 17 };
-        let view = NodeView { id: "node-1".to_owned(), sockets, trunks: 2, streams: 40 };
+        let view = NodeView { id: "node-1".to_owned(), pid: None, sockets, trunks: 2, streams: 40 };
         Summary {
             corpus: "here".to_owned(),
             total_words: 1_234_567,
@@ -315,6 +357,7 @@ mod tests {
             top: vec![("the".to_owned(), 1_000), ("a".to_owned(), 20)],
             verified: true,
             jobs: 2,
+            rounds: 1,
             per_node: 2,
             embedded: false,
             streams: plan.streams(),
@@ -324,6 +367,7 @@ mod tests {
             seconds: 2.0,
             setup_seconds: 0.5,
             check_seconds: 1.0,
+            outage: None,
             stall: None,
             nodes: vec![NodeSummary::new(&view, &plan)],
         }
@@ -374,15 +418,33 @@ mod tests {
     }
 
     #[test]
+    fn an_outage_is_one_line_and_so_many_keys_and_rounds_are_told_where_there_are_several() {
+        let (killed_after, back_after) = (Duration::from_millis(2_004), Duration::from_micros(571_400));
+        let survived = Survived { node: "node-2".to_owned(), killed_after, back_after };
+        let outage = || Some(OutageSummary::new(&survived));
+        let text = Summary { outage: outage(), rounds: 3, ..summary() }.to_string();
+        let expected = "outage   the daemon of node-2 was killed after 2.00 s, started again, and back 0.57 s later\n";
+        assert!(text.contains(expected), "{text}");
+        assert!(text.contains(" distinct, counted 2 times at once, in 3 rounds over the files\n"), "{text}");
+        let json = serde_json::to_value(Summary { outage: outage(), ..summary() }).unwrap();
+        assert_eq!((&json["killed_node"], &json["rounds"]), (&"node-2".into(), &1.into()));
+        assert_eq!((&json["killed_after_seconds"], &json["back_after_seconds"]), (&2.004.into(), &0.571.into()));
+        let calm = summary();
+        assert!(serde_json::to_value(&calm).unwrap().get("killed_node").is_none());
+        assert!(!calm.to_string().contains("outage") && !calm.to_string().contains("rounds"), "{calm}");
+    }
+
+    #[test]
     fn a_stall_is_one_line_and_counts_as_sockets() {
         let text = Summary { stall: Some(STALL), ..summary() }.to_string();
         let expected = "stall    1 reducer of another job slept: 3 streams blocked with 400 kB; 119.5 MB/s beside them, \
                         120.0 MB/s before; then 2.0 MB read\n";
         assert!(text.contains(&expected.replace("120.0", "120")), "{text}");
         let nodes = ["node-1", "node-2"].map(str::to_owned).into();
-        let plan = Plan { run: "r".to_owned(), nodes, per_node: 1, jobs: 1, stall: 3, embedded: false };
+        let plan =
+            Plan { run: "r".to_owned(), nodes, per_node: 1, jobs: 1, rounds: Some(1), stall: 3, embedded: false };
         let sockets = |id: &str| {
-            let view = NodeView { id: id.to_owned(), sockets: Sockets::default(), trunks: 1, streams: 0 };
+            let view = NodeView { id: id.to_owned(), pid: None, sockets: Sockets::default(), trunks: 1, streams: 0 };
             NodeSummary::new(&view, &plan).sockets_per_pair
         };
         assert_eq!((sockets("node-1"), sockets("node-2")), (4 + 3 + 4, 4 + 3 + 2));

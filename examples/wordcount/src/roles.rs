@@ -35,6 +35,10 @@ pub(crate) enum Word {
     Open,
     /// To mappers: all streams are open, and words may be sent; where a job stalls, those of half of the files.
     Begin,
+    /// To mappers that are not told their rounds beforehand: this one, and those before it.
+    Round(u64),
+    /// To the same: this one is the last.
+    Last(u64),
     /// To the mappers of the stalled job: words may be sent until nobody takes them.
     Fill,
     /// To counting mappers: the words of the other half may be sent.
@@ -45,21 +49,29 @@ pub(crate) enum Word {
 
 impl Word {
     /// What is written for it, with the line feed.
-    pub(crate) fn line(self) -> &'static str {
+    pub(crate) fn line(self) -> String {
         match self {
-            Self::Wait => "",
-            Self::Open => "open\n",
-            Self::Begin => "begin\n",
-            Self::Fill => "fill\n",
-            Self::Rest => "rest\n",
-            Self::Wake => "wake\n",
+            Self::Wait => String::new(),
+            Self::Open => "open\n".to_owned(),
+            Self::Begin => "begin\n".to_owned(),
+            Self::Round(number) => format!("round {number}\n"),
+            Self::Last(number) => format!("last {number}\n"),
+            Self::Fill => "fill\n".to_owned(),
+            Self::Rest => "rest\n".to_owned(),
+            Self::Wake => "wake\n".to_owned(),
         }
     }
 
     fn parse(line: &str) -> Option<Self> {
-        [Self::Open, Self::Begin, Self::Fill, Self::Rest, Self::Wake]
-            .into_iter()
-            .find(|word| word.line().trim_end() == line)
+        let number = |number: &str| number.parse().ok();
+        match line.split_once(' ') {
+            Some(("round", round)) => number(round).map(Self::Round),
+            Some(("last", round)) => number(round).map(Self::Last),
+            Some(_) => None,
+            None => [Self::Open, Self::Begin, Self::Fill, Self::Rest, Self::Wake]
+                .into_iter()
+                .find(|word| word.line().trim_end() == line),
+        }
     }
 }
 
@@ -72,6 +84,13 @@ impl Words {
     async fn wait_for(&mut self, word: Word) {
         // An error means that the launcher is gone, and then this process is about to be.
         let _ = self.0.wait_for(|said| *said >= word).await;
+    }
+
+    /// Whether there is a round of this `number`: waits until that is said.
+    async fn have_round(&mut self, number: u64) -> bool {
+        // An error means that the launcher is gone, and then this process is about to be.
+        let said = self.0.wait_for(|said| *said >= Word::Round(number)).await;
+        !said.is_ok_and(|said| matches!(*said, Word::Last(last) if last < number))
     }
 
     /// Whether `word` is said.
@@ -202,13 +221,29 @@ mod tests {
 
     #[test]
     fn a_word_reads_as_it_is_written_and_allows_what_earlier_ones_do() {
-        for word in [Word::Open, Word::Begin, Word::Fill, Word::Rest, Word::Wake] {
+        for word in [Word::Open, Word::Begin, Word::Round(7), Word::Last(8), Word::Fill, Word::Rest, Word::Wake] {
             assert_eq!(Word::parse(word.line().trim_end()), Some(word));
         }
-        assert_eq!(Word::parse("stop"), None);
-        assert_eq!(Word::parse(""), None);
+        for nonsense in ["stop", "", "round", "round x", "begin 1"] {
+            assert_eq!(Word::parse(nonsense), None);
+        }
         assert!(Word::Wait < Word::Open && Word::Open < Word::Begin);
+        assert!(Word::Begin < Word::Round(1) && Word::Round(1) < Word::Round(2) && Word::Round(9) < Word::Last(1));
         assert!(Word::Begin < Word::Fill && Word::Fill < Word::Rest && Word::Rest < Word::Wake);
+    }
+
+    #[tokio::test]
+    async fn rounds_go_on_until_one_is_said_to_be_the_last() {
+        let (said, words) = watch::channel(Word::Begin);
+        let mut words = Words(words);
+        said.send_replace(Word::Round(2));
+        assert!(words.have_round(1).await && words.have_round(2).await);
+        let (third, ()) = tokio::join!(words.have_round(3), async {
+            said.send_replace(Word::Last(2));
+        });
+        assert!(!third);
+        // Whoever is slow may hear that only.
+        assert!(words.have_round(2).await);
     }
 
     #[test]

@@ -29,7 +29,7 @@ async fn a_lost_link_ends_everything_with_what_is_known() {
     assert_eq!(receiver.recv().await.unwrap().unwrap(), "one");
     assert_eq!(receiver.recv().await.unwrap().unwrap(), "two");
     let (mut sender, stream) = open(&attachment, &mut link, 6).await;
-    let (finishing, _) = open(&attachment, &mut link, 6).await;
+    let (finishing, ended) = open(&attachment, &mut link, 6).await;
     sender.send(Bytes::from_static(b"hello")).await.unwrap();
     link.data(stream, 6).await;
     link.push(credit(stream, 6, 6)).await;
@@ -42,6 +42,9 @@ async fn a_lost_link_ends_everything_with_what_is_known() {
     assert!(poll_once(finishing.as_mut()).is_none());
     assert!(poll_once(opening.as_mut()).is_none());
     assert!(poll_once(binding.as_mut()).is_none());
+    let is_end =
+        |frame: &Frame| matches!(frame, Frame::Data(header, _) if header.stream == ended && header.fin).then_some(());
+    link.find(is_end).await;
     let mut lost = 0;
     let mut check = |error: trunkline::Error| {
         assert_eq!((error.kind(), error.code()), (ErrorKind::NodeLost, Some(Code::NodeLost)), "{error}");

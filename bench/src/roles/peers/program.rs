@@ -21,14 +21,13 @@ use crate::{
     roles::{RUN, Sent, Source, Total},
 };
 
-/// One life of the producer is one program; which one, its node says.
-const INCARNATION: Incarnation = Incarnation::from_bits(1);
-
 /// The program of one peer.
 pub(super) struct Program {
     link: LocalLink,
     /// It and its node have one name.
     producer: ProducerName,
+    /// The life of the producer: this program's.
+    incarnation: Incarnation,
     job: JobId,
     daemon: NodeId,
     streams_per_peer: usize,
@@ -59,6 +58,7 @@ impl Program {
         Self {
             link,
             producer: name(peer).parse().expect(named),
+            incarnation: Incarnation::from_bits(peer as u128),
             job: JobId { name: JOB.parse().expect(named), run: RUN.parse().expect(named) },
             daemon: plan.daemon.parse().expect(named),
             streams_per_peer: plan.streams_per_peer,
@@ -188,7 +188,7 @@ impl Program {
                     job: self.job.clone(),
                     producer: self.producer.clone(),
                     producer_node: None,
-                    incarnation: INCARNATION,
+                    incarnation: self.incarnation,
                     number: stream.number,
                     consumer: stream.consumer.clone(),
                     node: self.daemon.clone(),

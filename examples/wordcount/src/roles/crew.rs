@@ -37,6 +37,19 @@ impl Shared {
         self.words.wait_for(Word::Begin).await;
     }
 
+    /// Tells that a round over the files begins, where the launcher is to say when it is enough.
+    pub(super) fn tell_round(&self, number: u64) -> Result<(), RoleError> {
+        if self.plan.rounds.is_none() { self.teller.round(number).map_err(RoleError::untold) } else { Ok(()) }
+    }
+
+    /// Whether there is a round of this `number`, from 1.
+    pub(super) async fn have_round(&mut self, number: u64) -> bool {
+        match self.plan.rounds {
+            Some(rounds) => number <= rounds,
+            None => self.words.have_round(number).await,
+        }
+    }
+
     /// Where `worker` writes its counts.
     pub(super) fn counts_path(&self, worker: Worker) -> PathBuf {
         self.plan.counts_path(&self.folder, worker.job, worker.index)

@@ -32,7 +32,7 @@ pub(super) async fn run(mut shared: Shared, worker: Worker) -> Result<(), RoleEr
     }
     shared.tell_opened()?;
     shared.begin().await;
-    match send_all(&files, &mut senders, &mut shared).await {
+    match send_rounds(&files, &mut senders, &mut shared).await {
         Ok(()) => {
             future::try_join_all(senders.into_iter().map(Sender::finish)).await?;
             shared.teller.counted().map_err(RoleError::untold)
@@ -44,6 +44,17 @@ pub(super) async fn run(mut shared: Shared, worker: Worker) -> Result<(), RoleEr
             Err(error)
         }
     }
+}
+
+/// Sends the words of all files, as many times as there are rounds.
+async fn send_rounds(files: &[PathBuf], senders: &mut [Sender], shared: &mut Shared) -> Result<(), RoleError> {
+    let mut round = 1;
+    while shared.have_round(round).await {
+        shared.tell_round(round)?;
+        send_all(files, senders, shared).await?;
+        round += 1;
+    }
+    Ok(())
 }
 
 /// Sends the words of every file. What a reducer does not take yet makes this wait, and only this mapper. Where a job

@@ -5,6 +5,7 @@
 mod casualties;
 mod counts;
 mod embedded;
+mod killed;
 mod output;
 mod place;
 mod programs;

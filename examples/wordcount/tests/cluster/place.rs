@@ -115,12 +115,18 @@ pub(crate) struct Running {
 impl Running {
     /// Starts a count that takes long, with two nodes: files without words, which take no space, and one with some.
     pub(crate) fn start(nodes: Nodes) -> Self {
+        Self::start_with(nodes, &[])
+    }
+
+    /// As [`Running::start`], with more options.
+    pub(crate) fn start_with(nodes: Nodes, options: &[&str]) -> Self {
         let (place, corpus) = (Place::new(), tempfile::tempdir().unwrap());
         for name in ["a", "b", "c", "d"] {
             fs::File::create(corpus.path().join(name)).unwrap().set_len(1 << 36).unwrap();
         }
         fs::write(corpus.path().join("words"), "some words, and some more").unwrap();
-        let process = place.command(&["--nodes", "2"], &[corpus.path()]).args(nodes.options()).spawn().unwrap();
+        let options = [&["--nodes", "2"], nodes.options(), options].concat();
+        let process = place.command(&options, &[corpus.path()]).spawn().unwrap();
         Self { process, nodes, place, corpus }
     }
 
