@@ -61,7 +61,7 @@ fn finishing() -> SendHalf {
 
 fn suspended() -> SendHalf {
     let mut half = finishing();
-    // Refused for now, so that it does not ask at once.
+    // Refused with a retryable code, so that it does not ask at once.
     half.handle_path_lost();
     said(&mut half);
     half.handle_abort(Code::Busy, 0, String::new());

@@ -92,7 +92,7 @@ impl Word {
 pub(crate) enum First {
     /// It arrives, after so many rounds more than usual.
     Arrives { after: u64 },
-    /// A node refuses it, for now.
+    /// A node refuses it, and may take it later.
     Refused,
     /// It waits for a path that never comes.
     LeadsNowhere,
