@@ -145,8 +145,9 @@ impl Attachment {
     ///
     /// Streams that are unfinished are given up and their other ends told; every waiting call on this attachment, also
     /// through other handles, ends with [`Closed`](crate::ErrorKind::Closed). Then it waits, at most 5 s, until what
-    /// finished senders and receivers still had to say was handed to the node. It does not wait for consumers: that is
-    /// what [`Sender::finish`](crate::Sender::finish) does.
+    /// finished senders and receivers still had to say was handed to the node, and until the producers of streams to this
+    /// process have heard how those ended: if its node dies before that, this process is who tells the next one. It does not
+    /// wait for consumers: that is what [`Sender::finish`](crate::Sender::finish) does.
     ///
     /// An embedded node then drains: it takes nothing new, tells the other processes that are attached to it and its
     /// peers, and waits until the streams through it have ended, at most its configuration's `drain_timeout` (10 s unless
@@ -154,7 +155,8 @@ impl Attachment {
     /// aborted, and its ends are told.
     ///
     /// # Errors
-    /// [`Timeout`](crate::ErrorKind::Timeout) when 5 s were not enough, [`NodeLost`](crate::ErrorKind::NodeLost) when
+    /// [`Timeout`](crate::ErrorKind::Timeout) when 5 s were not enough to hand over everything; that a producer has not heard
+    /// is none. [`NodeLost`](crate::ErrorKind::NodeLost) when
     /// the link was lost before or meanwhile. The attachment is closed all the same.
     ///
     /// # Cancel safety

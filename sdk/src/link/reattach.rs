@@ -198,6 +198,12 @@ impl<T: Transport> Link<T> {
             self.paths.lost += 1;
             self.paths.why = Some(Arc::clone(why));
         }
+        if self.close_by.is_some()
+            && let Some(consumed) = cell.epitaph(&bind.job, &bind.address.consumer)
+        {
+            // This process will not be asked any more.
+            self.transport.push(consumed.into());
+        }
         if watch {
             self.watch(Due::WatchReceive(Arc::clone(cell), Arc::clone(bind)), Instant::now());
         }

@@ -179,7 +179,7 @@ impl<T: Transport> Link<T> {
             // A close that began meanwhile is seen at the next turn: first everything unfinished is given up.
             if let Some(by) = self.close_by {
                 let settled = self.is_settled();
-                if settled || Instant::now() >= by {
+                if (settled && !self.awaits_acks()) || Instant::now() >= by {
                     self.shared.ready.shut(Ended::Closed);
                     self.transport.leave(self.shared.ready.is_farewell_wanted().then_some(by)).await;
                     return Ok(settled);
@@ -423,6 +423,15 @@ impl<T: Transport> Link<T> {
                 Cell::Bind(cell) => cell.detach(&self.shared),
             }
         }
+    }
+
+    /// Whether somebody waits for the closing, and the producers of streams that this process has ended have not all heard so:
+    /// should the node die now, nobody could tell them any more. Of those that have no path, the node was told.
+    fn awaits_acks(&self) -> bool {
+        let is_unheard = |receiving: &Receiving| !receiving.cell.is_settled() && !receiving.cell.is_suspended();
+        self.shared.ready.is_farewell_wanted()
+            && !self.shared.patience.longest().is_zero()
+            && self.known.values().any(is_unheard)
     }
 
     /// Whether nothing is left to be said.
