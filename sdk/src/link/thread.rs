@@ -407,6 +407,13 @@ impl<T: Transport> Link<T> {
 
     /// Closing begins: what is unfinished is given up, and the other ends told.
     pub(super) fn detach(&mut self) {
+        for cell in self.cells() {
+            match cell {
+                Cell::Send(cell) => cell.detach(&self.shared),
+                Cell::Receive(cell) => cell.detach(&self.shared),
+                Cell::Bind(cell) => cell.detach(&self.shared),
+            }
+        }
         // Who cannot be told how a stream ended asks this process no more.
         let epitaphs = self
             .known
@@ -415,13 +422,6 @@ impl<T: Transport> Link<T> {
         let epitaphs: Vec<_> = epitaphs.collect();
         for consumed in epitaphs {
             self.transport.push(consumed.into());
-        }
-        for cell in self.cells() {
-            match cell {
-                Cell::Send(cell) => cell.detach(&self.shared),
-                Cell::Receive(cell) => cell.detach(&self.shared),
-                Cell::Bind(cell) => cell.detach(&self.shared),
-            }
         }
     }
 

@@ -20,6 +20,7 @@ mod gather_many;
 mod lifecycle;
 #[path = "../polling/mod.rs"]
 mod polling;
+mod reattach;
 mod receive;
 mod receive_bytes;
 mod receive_counts;
