@@ -185,7 +185,7 @@ async fn closing_while_the_node_is_away_tells_the_next_one_how_streams_ended() {
     closed.unwrap();
     let mut told = told;
     told.sort();
-    let expected = [("done".to_owned(), true, None), ("unread".to_owned(), false, Some(Code::ConsumerGone))];
+    let expected = [("done".to_owned(), true, None), ("unread".to_owned(), false, Some(Code::ConsumerClosed))];
     assert_eq!(told, expected);
 }
 
